@@ -1,0 +1,25 @@
+"""Connections to Redis for the remote tier and the log: for threads, event loops and forked children.
+
+What is used from above is named here; nothing in it imports redis before the first connection.
+"""
+
+from __future__ import annotations
+
+from .base import Command, Script, Unavailable, error_code
+from .breaker import Breaker
+from .connections import Commands, RedisConnections
+from .listener import Listener, Message
+from .server import ServerInfo
+
+__all__ = [
+    "Breaker",
+    "Command",
+    "Commands",
+    "Listener",
+    "Message",
+    "RedisConnections",
+    "Script",
+    "ServerInfo",
+    "Unavailable",
+    "error_code",
+]

@@ -1,0 +1,100 @@
+"""One open connection and what a thread does with it."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from typing import Any, Final
+
+from .base import Unavailable
+from .resp import ProtocolError, Replies
+
+PIECE: Final = 65536
+"""Bytes asked of a socket at once; more while it fills them, for long values."""
+LARGEST_PIECE: Final = 1 << 20
+
+
+class Link:
+    """A connected socket and the replies that arrive on it. For one thread, or one loop, at a time."""
+
+    __slots__ = ("_timeout", "generation", "replies", "sock", "used")
+
+    def __init__(self, sock: socket.socket, generation: int = 0) -> None:
+        self.sock = sock
+        self.replies = Replies()
+        self.generation = generation
+        self.used = time.monotonic()
+        self._timeout: float | None = None
+
+    def exchange(self, payload: bytes, count: int, deadline: float) -> list[Any]:
+        """Send `payload` and wait for `count` replies until `deadline` (`time.monotonic`).
+
+        Raises:
+            Unavailable: the link is of no more use and must be closed.
+        """
+        sock, replies = self.sock, self.replies
+        remaining = deadline - time.monotonic()
+        try:
+            self._limit(remaining)
+            sock.sendall(payload)
+            piece = PIECE
+            while True:
+                data = sock.recv(piece)
+                if not data:
+                    raise Unavailable("Redis closed the connection", dropped=True)
+                replies.feed(data)
+                if len(replies.ready) >= count:
+                    break
+                piece = LARGEST_PIECE if len(data) == piece else PIECE
+                self._limit(deadline - time.monotonic())
+        except TimeoutError as error:
+            raise Unavailable("Redis did not answer in time") from error
+        except OSError as error:
+            raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
+        except ProtocolError as error:
+            raise Unavailable(str(error)) from error
+        return self.take(count)
+
+    def take(self, count: int) -> list[Any]:
+        """Remove and return `count` replies that have arrived."""
+        ready = self.replies.ready
+        answers = ready[:count]
+        del ready[:count]
+        return answers
+
+    def _limit(self, seconds: float) -> None:
+        # One system call less for each exchange while the limit stays about the same.
+        if seconds <= 0:
+            raise TimeoutError
+        known = self._timeout
+        if known is None or seconds < known * 0.96 or seconds > known * 1.04:
+            self.sock.settimeout(seconds)
+            self._timeout = seconds
+
+    def fits(self) -> bool:
+        """Say whether an idle link is still open with nothing unread: a server that went away has closed it."""
+        if not self.replies.idle:
+            return False
+        try:
+            if hasattr(select, "poll"):
+                poll = select.poll()
+                poll.register(self.sock, select.POLLIN)
+                return not poll.poll(0)
+            return not select.select([self.sock], [], [], 0)[0]
+        except (OSError, ValueError):
+            return False
+
+    def __del__(self) -> None:
+        # Dropped with its owner: the descriptor is given back without a warning.
+        self.sock.close()
+
+    def close(self, *, quiet: bool = False) -> None:
+        """Close it; `quiet` after a fork, where the parent goes on using the same connection."""
+        if not quiet:
+            # close() alone would leave it open while another thread waits in recv().
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.sock.close()
