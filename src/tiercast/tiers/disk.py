@@ -1,0 +1,408 @@
+"""The disk tier (L2): envelopes in a diskcache directory that the processes of a host share."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from diskcache.core import MODE_RAW
+
+from ..clock import Clock, SystemClock
+from ..keys import parse_storage_key, storage_key
+from ..monitoring.counter import Counter
+from ..plans import Blocking, Plan
+from .base import Guard, Put, Reading
+from .disk_bytes import RefusedRow
+from .disk_store import POSITION, READ_HEAD, SET_POSITION, Row, StoreFailed, shared_store
+from .entry import STALE, TOMBSTONE, Address, Envelope
+from .envelope import BORN_AT, FENCE_AT, MAGIC, EnvelopeError, pack, unpack
+
+DEFAULT_LIMIT = 1024 * 1024 * 1024
+SMALLEST_LIMIT = 1024 * 1024
+"""An empty database alone takes some tens of kilobytes."""
+ROW = "SELECT key, mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
+COUNTS = "SELECT value FROM Settings WHERE key IN ('count', 'size') ORDER BY key"
+
+Execute = Callable[..., sqlite3.Cursor]
+KeyRecord = tuple[str, str, str, int] | tuple[str, str, str, int, bool]
+"""(region, scope, key, position) of a key record, with `soft` behind it where it only makes stale."""
+
+
+class DiskSettings(Protocol):
+    """What the tier wants of its settings; a `LocalCacheConfig` has it."""
+
+    @property
+    def byte_limit(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """How full the disk tier is: entries (expired ones included), and bytes of database and files together."""
+
+    entries: int
+    bytes: int
+
+
+class DiskCounters:
+    """What a disk tier counted: rows that were no envelopes, writes refused as behind, values too large."""
+
+    __slots__ = ("behind", "corrupt", "too_large")
+
+    def __init__(self) -> None:
+        self.behind = Counter()
+        self.corrupt = Counter()
+        self.too_large = Counter()
+
+
+class DiskTier:
+    """Envelopes on this host's disk, with a log position of their own. Thread-safe, loop-safe, fork-safe.
+
+    Implementation notes.
+        *Order.* Each write is one BEGIN IMMEDIATE transaction that compares the tier's (epoch,
+        position), asks the guard and compares `born`. A process that is behind the tier, or of
+        another epoch, writes nothing; therefore no tombstones are needed, and `Guard.fence` and
+        `Guard.begun` are not looked at.
+        *Reads* are done inline, position and rows in one snapshot; whatever may wait is a `Blocking`.
+        *A new tier* is at no epoch: it takes nothing until `drop` has put it at a position.
+        *Expiry* is judged by the envelope's own `keep_until`; diskcache removes the expired, and
+        the longest stored where room is short, as it writes.
+
+    Args:
+        directory: the directory; made, for this user alone, when first used. Tiers of one process
+            that name the same directory share its handles, its room and its position.
+        settings: `byte_limit`; None: 1 GiB.
+        clock: where the time comes from.
+
+    Raises:
+        ConfigError: the directory must not be used; see `check_directory`.
+    """
+
+    name = "disk"
+
+    def __init__(
+        self, directory: str | os.PathLike[str], settings: DiskSettings | None = None, clock: Clock | None = None
+    ) -> None:
+        limit = settings.byte_limit if settings is not None else None
+        self.clock: Clock = clock or SystemClock()
+        self.counters = DiskCounters()
+        self.store = shared_store(directory, max(SMALLEST_LIMIT, limit or DEFAULT_LIMIT), self.clock)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def get_many(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
+        return self._get_one(addresses[0], epoch) if len(addresses) == 1 else self._get(addresses, epoch)
+
+    def _get_one(self, address: Address, epoch: str) -> Plan[Reading]:
+        """`get_many` of one address, by hand: it is what a miss in memory waits for."""
+        store = self.store
+        name = storage_key(*address)
+        if not store.ready and not (yield from self.prepare()):
+            return Reading({}, failed=True)
+        try:
+            at_epoch, position, key, mode, filename, value = store.read_one(name)
+        except StoreFailed:
+            return Reading({}, failed=True)
+        reading = Reading({}, (at_epoch, position))
+        if key is None or at_epoch != epoch:
+            return reading
+        try:
+            plain = mode == MODE_RAW and filename is None and type(value) is bytes
+            data = value if plain else store.fetch(Row(key, mode, filename, value))
+            if data is None:
+                return reading
+            envelope = unpack(data)
+        except (EnvelopeError, RefusedRow):
+            reading.corrupt = 1
+            yield Blocking(self._remove_broken, [name])
+            return reading
+        if self._serves(envelope, address, epoch, self.clock.wall()):
+            reading.found[address] = envelope
+        return reading
+
+    def _get(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
+        if not self.store.ready and not (yield from self.prepare()):
+            return Reading(failed=True)
+        by_key = {storage_key(*address): address for address in addresses}
+        try:
+            vouched, rows = self.store.read(list(by_key))
+        except StoreFailed:
+            return Reading(failed=True)
+        reading = Reading({}, vouched)
+        if vouched[0] != epoch:
+            return reading
+        now = self.clock.wall()
+        broken = []
+        for row in rows:
+            try:
+                data = self.store.fetch(row)
+                if data is None:
+                    continue
+                envelope = unpack(data)
+            except (EnvelopeError, RefusedRow):
+                broken.append(row.key)
+                continue
+            if self._serves(envelope, by_key[row.key], epoch, now):
+                reading.found[by_key[row.key]] = envelope
+        if broken:
+            reading.corrupt = len(broken)
+            yield Blocking(self._remove_broken, broken)
+        return reading
+
+    @staticmethod
+    def _serves(envelope: Envelope, address: Address, epoch: str, now: float) -> bool:
+        # A hashed name may, in theory, be shared; the envelope knows whose it is.
+        return (
+            now < envelope.keep_until
+            and envelope.epoch == epoch
+            and envelope.key == address.key
+            and envelope.scope == address.scope
+            and not envelope.flags & TOMBSTONE
+        )
+
+    def applied(self) -> tuple[str, int]:
+        """Return the tier's (epoch, position), read inline; ("", 0) where it has none or cannot be read.
+
+        The first call opens the directory (milliseconds); `prepare` does so off the loop.
+        """
+        store = self.store
+        if not store.ready and not (store.may_open() and store.open()):
+            return "", 0
+        try:
+            return store.read(())[0]
+        except StoreFailed:
+            return "", 0
+
+    def prepare(self) -> Plan[bool]:
+        """Open the directory now, off the loop; False where it cannot be used at present."""
+        store = self.store
+        return store.ready or bool(store.may_open() and (yield Blocking(store.open)))
+
+    def scan(self, epoch: str, cursor: int = 0, count: int = 500) -> Plan[tuple[int, list[tuple[Address, Envelope]]]]:
+        if not (yield from self.prepare()):
+            return 0, []
+        found: tuple[int, list[tuple[Address, Envelope]]] = yield Blocking(self._scan, epoch, cursor, count)
+        return found
+
+    def usage(self) -> Plan[DiskUsage | None]:
+        """Say how full the tier is; None where it cannot be asked."""
+        if not (yield from self.prepare()):
+            return None
+        usage: DiskUsage | None = yield Blocking(self._usage)
+        return usage
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
+        put: Put = yield Blocking(self._put, address, envelope, guard)
+        return put
+
+    def bury(self, address: Address, epoch: str, position: int, fence: float) -> Plan[bool]:
+        """Remove what was born before `position`; False where the tier failed. No fence is needed: see the class."""
+        record = (address.region, address.scope, address.key, position, False)
+        return bool((yield Blocking(self._change, epoch, lambda execute: self._apply_records(execute, [record]))))
+
+    def renew(self, address: Address, seen: Envelope, renewed: Envelope) -> Plan[bool]:
+        key = storage_key(*address)
+
+        def renew(execute: Execute) -> bool:
+            if self._standing(execute, key) != seen:
+                return False
+            self._write(key, pack(renewed), renewed)
+            return True
+
+        return (yield Blocking(self._change, seen.epoch, renew)) is True
+
+    def remove(self, addresses: Sequence[Address], epoch: str) -> Plan[int]:
+        keys = [storage_key(*address) for address in addresses]
+
+        def remove(execute: Execute) -> int:
+            return sum(self.store.cache.delete(key) for key in keys)
+
+        return (yield Blocking(self._change, epoch, remove)) or 0
+
+    def expire(self) -> Plan[int]:
+        """Remove what is past its end; returns how many entries. (Writes do so too, ten at a time.)"""
+        removed: int = yield Blocking(self._expire)
+        return removed
+
+    # -- following the log --------------------------------------------------------------------
+
+    def apply(self, epoch: str, after: int, keys: Iterable[KeyRecord], upto: int) -> Plan[bool]:
+        """Remove what key records killed and move on to `upto`, in one transaction.
+
+        Args:
+            epoch: the epoch of the records.
+            after: all key records behind this position, up to `upto`, are in `keys`.
+            keys: (region, scope, key, position) or, with soft, (region, scope, key, position, True).
+            upto: the position to reach.
+
+        Returns:
+            False where the tier is of another epoch or not yet at `after`, and so has missed some, or where it failed.
+        """
+        records = list(keys)
+
+        def apply(execute: Execute) -> bool:
+            position = execute(POSITION).fetchone()[1]
+            if position < after:
+                return False
+            if position < upto:
+                self._apply_records(execute, [record for record in records if record[3] > position])
+                execute(SET_POSITION, (epoch, upto))
+            return True
+
+        return (yield Blocking(self._change, epoch, apply)) is True
+
+    def drop(self, epoch: str, position: int) -> Plan[None]:
+        """Clear the tier and put it at a position, in one transaction, unless it is already there or beyond."""
+        yield Blocking(self._drop, epoch, position)
+
+    def close(self) -> Plan[None]:
+        yield Blocking(self.store.close)
+
+    # -- inside: everything below may wait and runs in a thread -----------------------------------
+
+    def _put(self, address: Address, envelope: Envelope, guard: Guard) -> Put:
+        key = storage_key(*address)
+        data = pack(envelope)
+        if len(data) > self.store.size_limit:
+            self.counters.too_large.add()
+            return Put.FAILED
+
+        def put(execute: Execute) -> Put:
+            epoch, position, *standing = execute(READ_HEAD, (key,)).fetchone()
+            if epoch != envelope.epoch or (guard.admit is not None and not guard.admit((epoch, position))):
+                self.counters.behind.add()
+                return Put.BEHIND
+            # Whatever stands here is of the tier's own epoch: a change of epoch clears the tier.
+            if standing[0] is not None and born_of(self.store.head(Row(*standing))) > envelope.born:
+                return Put.NEWER
+            self._write(key, data, envelope)
+            return Put.STORED
+
+        try:
+            return self.store.transaction(put)
+        except StoreFailed:
+            return Put.FAILED
+
+    def _change(self, epoch: str, work: Callable[[Execute], Any]) -> Any:
+        """Run `work` in a transaction if the tier is of `epoch`; None where not, or where the tier failed."""
+
+        def change(execute: Execute) -> Any:
+            return work(execute) if execute(POSITION).fetchone()[0] == epoch else None
+
+        try:
+            return self.store.transaction(change)
+        except StoreFailed:
+            return None
+
+    def _standing(self, execute: Execute, key: str) -> Envelope | None:
+        """Return what stands under a key, expired or not; None where that is nothing or broken."""
+        row = execute(ROW, (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            data = self.store.fetch(Row(*row))
+            return None if data is None else unpack(data)
+        except (EnvelopeError, RefusedRow):
+            return None
+
+    def _write(self, key: str, data: bytes, envelope: Envelope) -> None:
+        keep = envelope.keep_until - self.clock.wall()
+        self.store.cache.set(key, data, expire=None if keep == math.inf else keep)
+
+    def _apply_records(self, execute: Execute, records: Iterable[KeyRecord]) -> bool:
+        for region, scope, key, position, *soft in records:
+            name = storage_key(region, scope, key)
+            standing = self._standing(execute, name)
+            if standing is not None and standing.born >= position:
+                continue
+            if standing is not None and soft and soft[0]:
+                marked = replace(standing, flags=standing.flags | STALE)
+                self._write(name, pack(marked), marked)
+            else:
+                self.store.cache.delete(name)
+        return True
+
+    def _drop(self, epoch: str, position: int) -> None:
+        def drop(execute: Execute) -> list[str]:
+            at_epoch, at = execute(POSITION).fetchone()
+            if at_epoch == epoch and at >= position:
+                return []
+            files = self.store.clear(execute)
+            execute(SET_POSITION, (epoch, position))
+            return files
+
+        try:
+            for name in self.store.transaction(drop):
+                self.store.cache.disk.remove(name)
+        except StoreFailed:
+            return  # it stays where it was: behind, so that nothing of it is served or stored
+
+    def _scan(self, epoch: str, cursor: int, count: int) -> tuple[int, list[tuple[Address, Envelope]]]:
+        try:
+            rows = self.store.scan(cursor, count)
+        except StoreFailed:
+            return 0, []
+        now = self.clock.wall()
+        found, broken = [], []
+        for _, row in rows:
+            try:
+                data = self.store.fetch(row)
+                if data is None:
+                    continue
+                envelope = unpack(data)
+                region = parse_storage_key(row.key).region
+            except (EnvelopeError, RefusedRow, ValueError, AttributeError):
+                broken.append(row.key)
+                continue
+            if envelope.epoch == epoch and now < envelope.keep_until:
+                found.append((Address(region, envelope.scope, envelope.key), envelope))
+        if broken:
+            self._remove_broken(broken)
+        return (rows[-1][0] if len(rows) == count else 0), found
+
+    def _remove_broken(self, keys: Sequence[Any]) -> None:
+        """Delete rows that are still no envelopes of ours."""
+
+        def remove(execute: Execute) -> int:
+            removed = 0
+            for key in keys:
+                if self._standing(execute, key) is None:
+                    removed += execute("DELETE FROM Cache WHERE key = ?", (key,)).rowcount
+            return removed
+
+        for _ in keys:
+            self.counters.corrupt.add()
+        try:
+            self.store.transaction(remove)
+        except StoreFailed:
+            return  # counted there; they are misses all the same
+
+    def _expire(self) -> int:
+        try:
+            return self.store.transaction(lambda _: int(self.store.cache.expire()))
+        except StoreFailed:
+            return 0
+
+    def _usage(self) -> DiskUsage | None:
+        def usage(execute: Execute) -> DiskUsage:
+            (count,), (size,) = execute(COUNTS).fetchall()
+            (pages,), (page,) = (execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+            return DiskUsage(count, size + pages * page)
+
+        try:
+            return self.store.transaction(usage)
+        except StoreFailed:
+            return None
+
+
+def born_of(head: bytes) -> int:
+    """Return `born` from the first bytes of an envelope; -1 where they are none, so that anything may replace it."""
+    try:
+        return int(head[BORN_AT:FENCE_AT], 16) if head.startswith(MAGIC) else -1
+    except ValueError:
+        return -1

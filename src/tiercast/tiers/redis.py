@@ -1,0 +1,351 @@
+"""The remote tier: envelopes in Redis, shared by the fleet.
+
+Implementation notes. The epoch is part of a key's name, so that entries of another life of the server
+are not found. Writing is by one-key Lua (redis_scripts.py), which compares `born`, keeps fences and
+refuses loads that took too long, all by the clock of the server that holds the key. Reading is plain
+GET: tombstones and what is past its keep deadline are recognised by the header and never decoded. A
+read in flight when something is invalidated is judged by the ledger of whoever reads, not here.
+Nothing raises for I/O: a server that does not answer is a miss or `Put.FAILED`, and is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import keys
+from ..clock import Clock, SystemClock
+from ..connections import Command, RedisConnections, Unavailable
+from ..monitoring.counter import Counter
+from ..plans import Plan
+from . import redis_scripts as scripts
+from .base import Guard, Put, Reading
+from .entry import TOMBSTONE, Address, Envelope
+from .envelope import FRESH_AT, HEADER_SIZE, KEEP_AT, MAGIC, EnvelopeError, pack, tombstone, unpack
+
+if TYPE_CHECKING:
+    from ..config.settings import DistributedCacheConfig
+
+logger = logging.getLogger("tiercast.tiers")
+
+_IDENTITY: Final = HEADER_SIZE + 4
+"""Bytes that tell two envelopes apart: the header and the checksum of the rest."""
+_TOMBSTONES: Final = frozenset(b"%x" % flags for flags in range(16) if flags & TOMBSTONE)
+_PUTS: Final = {b"stored": Put.STORED, b"newer": Put.NEWER, b"late": Put.LATE}
+FAILED_SCAN: Final = -1
+"""The cursor that says that a scan could not go on; it is no end: begin again later."""
+
+
+class RedisTier:
+    """Entries of one fleet in Redis. Thread-safe, loop-safe, fork-safe as its connections are.
+
+    Args:
+        connections: where Redis is.
+        fleet: the fleet's encoded name; all keys begin with it.
+        settings: `ttl` caps how long an entry is kept, `max_value_bytes` how long it may be.
+        clock: for the deadlines written into the envelopes.
+        max_load_time: seconds after which a load is refused, where a guard says when it began.
+    """
+
+    name = "remote"
+
+    def __init__(
+        self,
+        connections: RedisConnections,
+        fleet: str,
+        settings: DistributedCacheConfig,
+        clock: Clock | None = None,
+        *,
+        max_load_time: float = 600.0,
+    ) -> None:
+        self.connections = connections
+        self._fleet = fleet
+        self._ttl = math.inf if settings.ttl is None else float(settings.ttl)
+        self._largest = settings.max_value_bytes
+        self._clock = clock or SystemClock()
+        self._max_load_ms = round(max_load_time * 1000)
+        self.failures = Counter()
+        """Operations that Redis did not answer or refused."""
+        self.corrupt = Counter()
+        """Values of no known form."""
+        self.oversized = Counter()
+        """Values not stored because they are longer than `max_value_bytes`."""
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def key_of(self, address: Address, epoch: str) -> str:
+        """Return the Redis key of an entry."""
+        return f"{self._fleet}:{epoch}:{keys.storage_key(*address)}"
+
+    def _lease_key(self, name: str) -> str:
+        # "lease" is no epoch, so no entry has this key and no scan of entries meets it.
+        return f"{self._fleet}:lease:{name}"
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def get_many(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
+        """See `Tier`; one round trip, in a Cluster one to each node at once for tasks."""
+        reading = Reading()
+        if not addresses:
+            return reading
+        prefix = f"{self._fleet}:{epoch}:"
+        storage_key = keys.storage_key
+        commands = [("GET", prefix + storage_key(*address)) for address in addresses]
+        try:
+            replies = yield self.connections.commands(*commands)
+        except Unavailable:
+            self.failures.add()
+            reading.failed = True
+            return reading
+        now = self._now_hex()
+        found = reading.found
+        for address, blob in zip(addresses, replies, strict=True):
+            if blob is None:
+                continue
+            if not isinstance(blob, bytes):
+                self._refused(blob)
+                return Reading(failed=True)
+            envelope = self._open(blob, address, epoch, now, reading)
+            if envelope is not None:
+                found[address] = envelope
+        return reading
+
+    def _now_hex(self) -> bytes:
+        return b"%016x" % int(self._clock.wall() * 1000)
+
+    def _open(self, blob: bytes, address: Address, epoch: str, now: bytes, reading: Reading) -> Envelope | None:
+        """Decode an envelope; None for a tombstone, one past its time, or one that is corrupt or not this entry's."""
+        if (
+            blob[:3] == MAGIC
+            and len(blob) >= HEADER_SIZE
+            and (blob[3:4] in _TOMBSTONES or blob[KEEP_AT:FRESH_AT] <= now)
+        ):
+            return None
+        try:
+            envelope = unpack(blob)
+        except EnvelopeError:
+            envelope = None
+        # The names are compared because over-long ones are hashed.
+        if (
+            envelope is None
+            or envelope.epoch != epoch
+            or envelope.key != address.key
+            or envelope.scope != address.scope
+        ):
+            reading.corrupt += 1
+            self.corrupt.add()
+            return None
+        return envelope
+
+    def _refused(self, error: object) -> None:
+        self.failures.add()
+        logger.warning("Redis refuses what the cache asks of it: %s", error, extra={"server": self.connections.name})
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def _ttl_ms(self, keep_until: float) -> int:
+        """Return how long to keep it, in ms; 0 where neither the entry nor the tier has an end."""
+        seconds = min(keep_until - self._clock.wall(), self._ttl)
+        return 0 if seconds == math.inf else max(math.ceil(seconds * 1000), 1)
+
+    def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
+        """See `Tier`."""
+        blob = pack(envelope)
+        if self._largest is not None and len(envelope.payload) > self._largest:
+            self.oversized.add()
+            return Put.FAILED
+        begun = -1 if guard.begun is None else int(guard.begun * 1000)
+        reply = yield from self._call(
+            scripts.PUT.call(
+                (self.key_of(address, envelope.epoch),),
+                blob,
+                self._ttl_ms(envelope.keep_until),
+                round(guard.fence * 1000),
+                begun,
+                self._max_load_ms,
+            )
+        )
+        return _PUTS.get(reply, Put.FAILED)
+
+    def bury(self, address: Address, epoch: str, position: int, fence: float) -> Plan[bool]:
+        """See `Tier`; repeating it changes nothing, so it is sent again where its outcome is unknown."""
+        return self.bury_many([(address, position)], epoch, fence)
+
+    def bury_many(self, graves: Sequence[tuple[Address, int]], epoch: str, fence: float) -> Plan[bool]:
+        """Bury several in one round trip (the carrier's work); says whether all were."""
+        calls = [
+            scripts.BURY.call((self.key_of(address, epoch),), tombstone(position, 0), round(fence * 1000))
+            for address, position in graves
+        ]
+        replies = yield from self._call_many(calls, retry=True)
+        return replies is not None and not any(isinstance(reply, Exception) for reply in replies)
+
+    def renew(self, address: Address, seen: Envelope, renewed: Envelope) -> Plan[bool]:
+        """See `Tier`; compares everything but the fence, which is not the entry's."""
+        reply = yield from self._call(
+            scripts.RENEW.call(
+                (self.key_of(address, seen.epoch),),
+                pack(seen)[:_IDENTITY],
+                pack(renewed),
+                self._ttl_ms(renewed.keep_until),
+            )
+        )
+        return bool(reply == 1)
+
+    def remove(self, addresses: Sequence[Address], epoch: str) -> Plan[int]:
+        """See `Tier`; what a fence protects becomes a tombstone until the fence ends."""
+        calls = [scripts.REMOVE.call((self.key_of(address, epoch),)) for address in addresses]
+        replies = yield from self._call_many(calls)
+        return sum(reply for reply in replies or () if isinstance(reply, int))
+
+    def write_of(self, address: Address, envelope: Envelope | None, fence: float) -> tuple[str, bytes | None, int, int]:
+        """Return the (key, blob, ttl, fence) of `coherence.log.Write`, for an append that stores in the same step.
+
+        The key is without fleet and epoch; times are in ms; a blob of None buries. The script that
+        stores it fills in `born`, and keeps the fence as PUT and BURY do.
+        """
+        key, milliseconds = keys.storage_key(*address), round(fence * 1000)
+        if envelope is None:
+            return key, None, max(milliseconds, 1), milliseconds
+        return key, pack(envelope), self._ttl_ms(envelope.keep_until), milliseconds
+
+    def _call(self, command: Command, *, retry: bool = False) -> Plan[Any]:
+        """Answer the reply of one command; None where there is none."""
+        replies = yield from self._call_many((command,), retry=retry)
+        return replies[0] if replies and not isinstance(replies[0], Exception) else None
+
+    def _call_many(self, commands: Sequence[Command], *, retry: bool = False) -> Plan[list[Any] | None]:
+        if not commands:
+            return []
+        write = self.connections.write_timeout
+        try:
+            replies: list[Any] = yield self.connections.commands(*commands, timeout=write, retry=retry)
+        except Unavailable:
+            self.failures.add()
+            return None
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._refused(reply)
+                break
+        return replies
+
+    # -- walking ---------------------------------------------------------------------------------
+
+    def scan(self, epoch: str, cursor: int = 0, count: int = 500) -> Plan[tuple[int, list[tuple[Address, Envelope]]]]:
+        """See `Tier`; a cursor of `FAILED_SCAN` says that Redis did not answer and the walk is not complete.
+
+        In a Cluster the masters are walked one after the other; the cursor's low bits say which.
+        """
+        master, position = (0, 0) if cursor <= 0 else (cursor & 0xFFF, cursor >> 12)
+        pattern = keys.escape_glob(f"{self._fleet}:{epoch}:") + "*"
+        try:
+            masters = yield from self.connections.master_count()
+            replies = yield self.connections.commands(("SCAN", position, "MATCH", pattern, "COUNT", count), node=master)
+            if isinstance(replies[0], Exception):
+                self._refused(replies[0])
+                return FAILED_SCAN, []
+            following, names = int(replies[0][0]), replies[0][1]
+            blobs = yield self.connections.commands(*(("GET", name) for name in names)) if names else _Nothing()
+        except Unavailable:
+            self.failures.add()
+            return FAILED_SCAN, []
+        now = self._now_hex()
+        skip = len(f"{self._fleet}:{epoch}:")
+        reading = Reading()
+        entries = []
+        for name, blob in zip(names, blobs, strict=True):
+            address = _address(name, skip, blob)
+            if address is not None:
+                envelope = self._open(blob, address, epoch, now, reading)
+                if envelope is not None:
+                    entries.append((address, envelope))
+        if following:
+            return following << 12 | master, entries
+        return (master + 1 if master + 1 < masters else 0), entries
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
+        """Take the lease `name` for `ttl` seconds, or find that the token has it; no answer counts as having it."""
+        key = self._lease_key(name)
+        # Two commands: SET with NX and GET together begins with Redis 7.
+        take = ("SET", key, token, "NX", "PX", max(round(ttl * 1000), 1))
+        replies = yield from self._call_many((take, ("GET", key)))
+        if replies is None or isinstance(replies[0], Exception):
+            return True
+        return bool(replies[0] == b"OK" or replies[1] == token.encode())
+
+    def keep(self, name: str, token: str, ttl: float) -> Plan[bool]:
+        """Prolong a lease; False where the token no longer has it."""
+        reply = yield from self._call(
+            scripts.RENEW_LEASE.call((self._lease_key(name),), token, max(round(ttl * 1000), 1)), retry=True
+        )
+        return bool(reply == 1)
+
+    def give(self, name: str, token: str) -> Plan[None]:
+        """Give a lease back; what another token has is left alone."""
+        yield from self._call(scripts.GIVE_LEASE.call((self._lease_key(name),), token), retry=True)
+
+    def holder(self, name: str) -> Plan[str | None]:
+        """Answer the token that has a lease."""
+        reply = yield from self._call(("GET", self._lease_key(name)))
+        return reply.decode() if isinstance(reply, bytes) else None
+
+    def lease(self, address: Address, token: str, ttl: float) -> Plan[bool]:
+        """`take` the lease of an entry's load."""
+        return self.take(keys.storage_key(*address), token, ttl)
+
+    def renew_lease(self, address: Address, token: str, ttl: float) -> Plan[bool]:
+        """`keep` the lease of an entry's load."""
+        return self.keep(keys.storage_key(*address), token, ttl)
+
+    def release(self, address: Address, token: str) -> Plan[None]:
+        """`give` back the lease of an entry's load."""
+        return self.give(keys.storage_key(*address), token)
+
+    def peek(self, address: Address) -> Plan[str | None]:
+        """Answer the token that has the lease of an entry's load."""
+        return self.holder(keys.storage_key(*address))
+
+    def close(self) -> Plan[None]:
+        """See `Tier`."""
+        yield _Closing(self.connections)
+
+
+class _Nothing:
+    """A request for no commands."""
+
+    def run(self) -> list[Any]:
+        return []
+
+    async def run_async(self) -> list[Any]:
+        return []
+
+
+class _Closing:
+    """A request that closes connections."""
+
+    def __init__(self, connections: RedisConnections) -> None:
+        self._connections = connections
+
+    def run(self) -> None:
+        self._connections.close()
+
+    async def run_async(self) -> None:
+        await self._connections.close_async()
+
+
+def _address(name: bytes, skip: int, blob: object) -> Address | None:
+    """Return whose entry a key holds; hashed names are completed from the envelope."""
+    if not isinstance(blob, bytes):
+        return None
+    try:
+        region, scope, key = keys.parse_storage_key(name.decode()[skip:])
+        if scope is None or key is None:
+            envelope = unpack(blob)
+            scope, key = envelope.scope, envelope.key
+    except (ValueError, EnvelopeError):
+        return None
+    return Address(region, scope, key)
