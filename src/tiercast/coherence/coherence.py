@@ -1,0 +1,526 @@
+"""Coherence: what keeps one process's tiers agreeing with the log.
+
+Implementation notes.
+    Everything that touches the ledger happens under `ledger.lock`, which is never held
+    across I/O and never while user code runs. Operations are plans; the listener thread and
+    any number of callers run them side by side, so each step that a plan takes after I/O
+    looks at the ledger anew: a tail or a snapshot that is older than what the ledger has is
+    a no-op, whoever brought it.
+    Proof is as of the *asking*: `proven_until` is the time read before the request went out,
+    plus `max_staleness`, and only a heartbeat (a write) gives it.
+    The snapshot may be taken before the bus is listening: whoever begins to listen catches
+    up from the log afterwards, and positions are dense.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import BarrierTimeout, BusUnavailable, DeliveryError
+from ..keys import decode_target
+from ..monitoring.counter import Counter
+from ..plans import Pause, Plan
+from .inbox import Apply, Duplicate, Inbox
+from .log import Beat, Log, LogUnavailable, Member, Tail, Write
+from .records import Draft, Kind, Record
+
+if TYPE_CHECKING:
+    from ..clock import Clock
+    from ..config import CoherenceConfig
+    from .ledger import Ledger
+    from .outbox import Outbox
+
+logger = logging.getLogger("tiercast.coherence")
+
+Removal = tuple[str, str, str, int, bool]
+"""(region, scope, key, position, soft): what a key record takes out of memory."""
+
+ANYTHING = 1 << 62
+"""A position after every other: a record that waits in the outbox kills whatever is there."""
+
+
+class SharedStore(Protocol):
+    """A store of this host with a position of its own (L2). Coherence is handed some; it knows no tier."""
+
+    def applied(self) -> tuple[str, int]: ...
+
+    def apply(self, epoch: str, after: int, keys: Sequence[tuple[str, str, str, int]], upto: int) -> Plan[bool]: ...
+
+    def drop(self, epoch: str, position: int) -> Plan[None]: ...
+
+
+class Channel(Protocol):
+    """An open subscription to the bus, for the listener's thread."""
+
+    def poll(self, timeout: float) -> list[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of an append.
+
+    Attributes:
+        epoch, position: where the last of the records stands; position is None while it waits in the outbox.
+        written: whether the L3 half was done with it.
+        local: the local sequence number that the waiting record took; entries made after it live.
+    """
+
+    epoch: str
+    position: int | None
+    written: bool = False
+    local: int = 0
+
+    @property
+    def delivered(self) -> bool:
+        return self.position is not None
+
+
+class CoherenceCounters:
+    """What coherence counted since the process began."""
+
+    __slots__ = (
+        "appends", "beats", "beats_failed", "drops", "duplicates", "epoch_changes", "gaps", "malformed",
+        "queued", "records", "replayed",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, Counter())
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Counter: ...
+
+
+def member_name() -> str:
+    """Return this process's name in the fleet: host, pid and a nonce, since pids come back."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Coherence:
+    """One process's part in the fleet. Thread-safe and loop-safe; no I/O until first used.
+
+    Args:
+        log: the fleet's log.
+        ledger: this process's ledger.
+        settings: the coherence settings.
+        clock: where the time comes from.
+        outbox: where records wait while the log is away.
+        remove: called under the ledger's lock with what key records take out of memory.
+        drop: called under the ledger's lock when memory must be emptied.
+        stores: the host's stores that follow the log.
+        burials: answers the L3 half of appending key records (nothing where there is no L3).
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        ledger: Ledger,
+        settings: CoherenceConfig,
+        clock: Clock,
+        outbox: Outbox,
+        *,
+        remove: Callable[[Iterable[Removal]], None],
+        drop: Callable[[], None],
+        stores: Sequence[SharedStore] = (),
+        burials: Callable[[Sequence[Draft]], Sequence[Write]] = lambda drafts: (),
+    ) -> None:
+        self.log = log
+        self.ledger = ledger
+        self.settings = settings
+        self.clock = clock
+        self.outbox = outbox
+        self.stores = stores
+        self.burials = burials
+        self.inbox = Inbox()
+        self.counters = CoherenceCounters()
+        self.member = member_name()
+        self.started = False
+        self.listen: Callable[[], Channel] | None = getattr(log, "listen", None)
+        """Opens the bus (blocking); None where the log needs none."""
+        self.span = math.inf if log.kind == "memory" else settings.max_staleness
+        """Seconds that a proof holds; a log that no other process can write to needs none."""
+        self.carried = 0
+        self.log_time = 0.0
+        self.members_seen: tuple[Member, ...] = ()
+        self.digest: Callable[[], str] = str
+        self.wake: Callable[[], None] = lambda: None
+        """Called, under the ledger's lock, when records were applied: must only set a flag."""
+        self.failure: str = "never asked"
+        self._remove = remove
+        self._drop = drop
+        self._snapshot_asked = float("-inf")
+        self._history: deque[tuple[float, int]] = deque(maxlen=100_000)
+
+    # -- reading where this process stands ------------------------------------------------
+
+    def proven(self) -> bool:
+        """Whether memory may be trusted now."""
+        return self.started and self.clock.monotonic() < self.ledger.proven_until and not self.behind()
+
+    def behind(self) -> bool:
+        """Whether the log of this host is known, without I/O, to have moved (the disk log's mapped head)."""
+        word = self.log.heads
+        return word[0] != self.ledger.head_word
+
+    def position(self) -> tuple[str, int]:
+        """Where this process stands: (epoch, position applied)."""
+        ledger = self.ledger
+        with ledger.lock:
+            return ledger.epoch, ledger.applied
+
+    # -- start, proof, catching up --------------------------------------------------------
+
+    def prove(self) -> Plan[bool]:
+        """Make sure that memory may be trusted, asking the log where need be; False where it cannot be reached."""
+        if self.proven():
+            return True
+        try:
+            if self.started and self.behind() and self.clock.monotonic() < self.ledger.proven_until:
+                yield from self.catch_up()
+            else:
+                yield from self.beat()
+        except LogUnavailable as exc:
+            self.failure = str(exc)
+            return False
+        return self.proven()
+
+    def beat(self) -> Plan[None]:
+        """Take one heartbeat: replay the outbox, renew the lease, read the tail, and so prove memory.
+
+        Raises:
+            LogUnavailable: the log cannot be reached.
+        """
+        if not self.started:
+            yield from self._start()
+        ledger = self.ledger
+        with ledger.lock:
+            sequence = ledger.local_sequence
+        try:
+            if self.outbox.waiting():
+                yield from self.replay()
+            asked = self.clock.monotonic()
+            epoch, applied = self.position()
+            pulse = yield from self.log.beat(
+                Beat(self.member, epoch, applied, 2 * self.settings.max_staleness, self.digest())
+            )
+        except LogUnavailable:
+            self.counters.beats_failed.add()
+            raise
+        self.counters.beats.add()
+        self.members_seen = pulse.members
+        yield from self._follow(pulse.tail)
+        with ledger.lock:
+            if (
+                ledger.epoch == pulse.tail.head.epoch
+                and ledger.applied >= pulse.tail.head.position
+                and not self.outbox.waiting()
+            ):
+                ledger.clear_pending(sequence)
+                ledger.proven_until = max(ledger.proven_until, asked + self.span)
+                self.failure = ""
+
+    def started_or_away(self) -> Plan[None]:
+        """Start where that has not been done; while the log is away, that is left to the next who asks."""
+        if not self.started:
+            try:
+                yield from self._start()
+            except LogUnavailable as exc:
+                self.failure = str(exc)
+
+    def catch_up(self) -> Plan[None]:
+        """Read what the log has after this process's position and apply it."""
+        tail = yield from self.log.read(self.position())
+        yield from self._follow(tail)
+
+    def _start(self) -> Plan[None]:
+        """Register, take a snapshot, and bring the host's stores to where the log is."""
+        yield from self.log.beat(Beat(self.member, "", 0, 2 * self.settings.max_staleness))
+        yield from self._resync()
+        self.started = True
+
+    def _resync(self) -> Plan[None]:
+        """Begin anew from a snapshot: the epoch changed, or the log does not reach back."""
+        asked = self.clock.monotonic()
+        snapshot = yield from self.log.snapshot()
+        head = snapshot.head
+        ledger = self.ledger
+        with ledger.lock:
+            known = ledger.epoch == head.epoch and ledger.applied >= head.position and self.started
+            if known or asked < self._snapshot_asked:
+                return
+            if self.started:
+                self.counters.drops.add()
+                if ledger.epoch != head.epoch:
+                    self.counters.epoch_changes.add()
+                logger.warning(
+                    "memory dropped: the log is at %s, this process was at %s",
+                    (head.epoch, head.position),
+                    (ledger.epoch, ledger.applied),
+                    extra={"epoch": head.epoch, "position": head.position},
+                )
+            self._snapshot_asked = asked
+            ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
+            self.carried = head.carried
+            self.log_time = max(self.log_time, head.time)
+            ledger.head_word = snapshot.word
+            self._drop()
+        yield from self.follow_stores()
+
+    def _follow(self, tail: Tail) -> Plan[None]:
+        """Apply a tail, or begin anew where it does not fit."""
+        ledger = self.ledger
+        with ledger.lock:
+            fits = tail.head.epoch == ledger.epoch and tail.records is not None and self._apply(tail.records)
+            if fits:
+                self.log_time = max(self.log_time, tail.head.time)
+                if ledger.applied == tail.head.position:
+                    ledger.head_word = tail.word
+                self.carried = max(self.carried, min(tail.head.carried, ledger.applied))
+        if not fits:
+            yield from self._resync()
+
+    def _apply(self, records: Sequence[Record]) -> bool:
+        """Apply what is next, in order; False at a gap. The ledger's lock is held."""
+        ledger = self.ledger
+        fresh = []
+        for record in records:
+            if record.position <= ledger.applied:
+                continue
+            if record.position != ledger.applied + 1:
+                return False
+            self._remove(ledger.apply(record))
+            self.counters.records.add()
+            fresh.append(record)
+        if fresh:
+            if self.settings.origin_lag:
+                self._history.append((self.clock.monotonic(), ledger.applied))
+            self.wake()
+        return True
+
+    # -- the bus --------------------------------------------------------------------------
+
+    def hear(self, message: bytes) -> Plan[None]:
+        """Take one message from the bus; positions move by records in order only."""
+        ledger = self.ledger
+        with ledger.lock:
+            verdict = self.inbox.offer(message, ledger.epoch, ledger.applied)
+            if isinstance(verdict, Apply):
+                self._apply(verdict.records)
+                return
+        if isinstance(verdict, Duplicate):
+            self.counters.duplicates.add()
+            return
+        self.counters.gaps.add()
+        try:
+            yield from self.catch_up()
+        except LogUnavailable as exc:
+            self.failure = str(exc)
+
+    # -- appending ------------------------------------------------------------------------
+
+    def append(self, drafts: Sequence[Draft], writes: Sequence[Write] = (), *, require: bool = False) -> Plan[Delivery]:
+        """Append records and return once this process has applied them.
+
+        While the log cannot be reached they are applied to this process, wait in the
+        outbox, and are replayed in order; `require` raises DeliveryError instead and
+        queues nothing.
+        """
+        now = self.clock.wall()
+        drafts = [replace(draft, origin=self.member, sent=now) for draft in drafts]
+        self.counters.appends.add()
+        try:
+            if not self.started:
+                yield from self._start()
+            if self.outbox.waiting():
+                yield from self.replay()
+            appended = yield from self.log.append(drafts, self.position(), writes)
+        except LogUnavailable as exc:
+            self.failure = str(exc)
+            if require:
+                message = f"the log cannot be reached ({exc}); nothing was queued because require_delivery=True"
+                raise DeliveryError(message) from exc
+            return self._queue(drafts)
+        yield from self._follow(appended.tail)
+        return Delivery(appended.tail.head.epoch, appended.position, appended.written)
+
+    def _queue(self, drafts: Sequence[Draft]) -> Delivery:
+        ledger = self.ledger
+        local = 0
+        with ledger.lock:
+            for draft in drafts:
+                local = ledger.mark_pending(draft)
+                if draft.kind is Kind.KEY:
+                    self._remove((draft.region, *decode_target(target), ANYTHING, draft.soft) for target in draft.targets)
+            epoch = ledger.epoch
+        self.outbox.put(drafts)
+        self.counters.queued.add()
+        return Delivery(epoch, None, local=local)
+
+    def replay(self) -> Plan[None]:
+        """Append, in order, what waits in the outbox, also what a sibling that died left there."""
+        while True:
+            batch = self.outbox.claim()
+            if not batch:
+                return
+            try:
+                appended = yield from self.log.append([item.draft for item in batch], self.position(), self.burials([item.draft for item in batch]))
+            except BaseException:
+                self.outbox.release(batch)
+                raise
+            self.outbox.done(batch)
+            self.counters.replayed.add()
+            yield from self._follow(appended.tail)
+
+    # -- bringing what shares this host, and L3, up to date --------------------------------
+
+    def follow_stores(self) -> Plan[None]:
+        """Bring the host's stores to this process's position, or empty them where that cannot be."""
+        for store in self.stores:
+            epoch, applied = self.position()
+            at_epoch, at = store.applied()
+            if at_epoch == epoch and at >= applied:
+                continue
+            tail = None
+            if at_epoch == epoch:
+                tail = yield from self.log.read((epoch, at))
+            if tail is None or tail.records is None or tail.head.epoch != epoch:
+                yield from store.drop(epoch, applied)
+                continue
+            records = [record for record in tail.records if record.position <= applied]
+            yield from store.apply(epoch, at, keys_of(records), applied)
+
+    def carry(self, bury: Callable[[Sequence[tuple[Record, str]]], Plan[bool]]) -> Plan[None]:
+        """Bury in L3 what key records killed there and publish how far that is done; one process of the fleet does it."""
+        epoch, applied = self.position()
+        if self.carried >= applied or not self.elected():
+            return
+        tail = yield from self.log.read((epoch, self.carried))
+        if tail.records is None or tail.head.epoch != epoch:
+            return
+        records = [record for record in tail.records if record.position <= applied]
+        todo = [(record, target) for record in records if record.kind is Kind.KEY for target in record.targets]
+        if todo and not (yield from bury(todo)):
+            return
+        yield from self.log.carry(epoch, applied)
+        with self.ledger.lock:
+            if self.ledger.epoch == epoch:
+                self.carried = max(self.carried, applied)
+
+    def settled_position(self) -> int:
+        """Return the position that was applied `origin_lag` seconds ago; the ledger's lock is held."""
+        lag = self.settings.origin_lag
+        if not lag:
+            return self.ledger.applied
+        horizon = self.clock.monotonic() - lag
+        while len(self._history) > 1 and self._history[1][0] <= horizon:
+            self._history.popleft()
+        if self._history and self._history[0][0] <= horizon:
+            return self._history[0][1]
+        return 0 if self._history else self.ledger.applied
+
+    def owns(self, name: str) -> bool:
+        """Whether this process does the background refresh of a key: the highest random weight of the live members.
+
+        Thaler and Ravishankar, Using name-based mappings to increase hit rates, 1998 (rendezvous hashing).
+        """
+        live = [member.name for member in self.members_seen if member.lapsed < 0]
+        if len(live) < 2 or self.member not in live:
+            return True
+        return max(live, key=lambda member: blake2b(f"{member}\0{name}".encode(errors="surrogatepass")).digest()) == self.member
+
+    def elected(self) -> bool:
+        """Whether this process does what one process of the fleet should do: the first by name of the live."""
+        live = [member.name for member in self.members_seen if member.lapsed < 0]
+        return not live or min(live) == self.member
+
+    # -- waiting --------------------------------------------------------------------------
+
+    def barrier(self, delivery: Delivery, timeout: float) -> Plan[None]:
+        """Wait until every live process has applied a record.
+
+        A process whose lease has lapsed may, cut off, go on serving what it loaded by
+        itself for `max_staleness`; so that is waited out where one is met.
+
+        Raises:
+            BarrierTimeout: naming the members that have not.
+        """
+        began = self.clock.monotonic()
+        missing: list[str] = ["the log (it cannot be reached)"]
+        while delivery.delivered:
+            try:
+                missing = yield from self._not_applied(delivery, self.clock.monotonic() - began)
+            except LogUnavailable as exc:
+                self.failure = str(exc)
+            if not missing:
+                return
+            left = began + timeout - self.clock.monotonic()
+            if left <= 0:
+                break
+            yield Pause(min(left, 0.02))
+        message = f"not every live process has applied position {delivery.position} within {timeout} s: {', '.join(missing)}"
+        raise BarrierTimeout(message, missing=missing)
+
+    def _not_applied(self, delivery: Delivery, waited: float) -> Plan[list[str]]:
+        members = yield from self.log.members()
+        epoch, _ = self.position()
+        limit = self.settings.max_staleness
+        missing = []
+        for member in members:
+            reached = member.epoch == epoch and (epoch != delivery.epoch or member.applied >= (delivery.position or 0))
+            if reached or member.name == self.member:
+                continue
+            if member.lapsed < 0 or (member.lapsed < limit and waited < limit):
+                missing.append(member.name)
+        return missing
+
+    def settle(self) -> Plan[None]:
+        """Return once all that was published before the call is applied here.
+
+        Raises:
+            BusUnavailable: the log cannot be reached.
+        """
+        try:
+            yield from self.beat()
+        except LogUnavailable as exc:
+            self.failure = str(exc)
+            message = f"cannot settle: {exc}"
+            raise BusUnavailable(message) from exc
+
+    def leave(self) -> Plan[None]:
+        """Deregister, so that barriers do not wait for a process that closed."""
+        if self.started:
+            try:
+                yield from self.log.leave(self.member)
+            except LogUnavailable as exc:
+                logger.info("could not deregister; the lease will lapse", extra={"reason": str(exc)})
+        yield from self.log.close()
+
+    def forked(self) -> None:
+        """Forget, in a forked child, what was the parent's: it is unproven and unregistered until its own first heartbeat."""
+        self.member = member_name()
+        self.started = False
+        self.members_seen = ()
+        self._snapshot_asked = float("-inf")
+        self.ledger.proven_until = float("-inf")
+
+
+def keys_of(records: Iterable[Record]) -> list[tuple[str, str, str, int]]:
+    """Return (region, scope, key, position) for every key that the key records name."""
+    return [
+        (record.region, *decode_target(target), record.position)
+        for record in records
+        if record.kind is Kind.KEY and not record.soft
+        for target in record.targets
+    ]

@@ -1,0 +1,173 @@
+"""The one thread that listens: to the bus where there is one, and to time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ..monitoring.counter import Counter
+from ..plans import drive
+from .log import LogUnavailable
+
+if TYPE_CHECKING:
+    from .coherence import Channel, Coherence
+
+logger = logging.getLogger("tiercast.coherence")
+
+
+class Listener:
+    """A daemon thread that applies what the bus says and takes the heartbeats.
+
+    It serves sync and async callers alike, never dies of what it hears, and is started
+    anew in a forked child by whoever needs it there. While it does not run, nothing proves
+    this process's memory but the readers themselves: unproven, never stale.
+    """
+
+    def __init__(self, coherence: Coherence) -> None:
+        self._coherence = coherence
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self.heard = Counter()
+        self.failures = Counter()
+        self.connected = False
+
+    def alive(self) -> bool:
+        """Whether the thread runs in this process."""
+        return self._pid == os.getpid() and self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> bool:
+        """Start the thread where it does not run; False where no thread can be had."""
+        if self.alive():
+            return True
+        with self._lock:
+            if self.alive() or self._stop.is_set():
+                return self.alive()
+            thread = threading.Thread(target=self._run, name="tiercast-listener", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                self._coherence.failure = f"the listener thread cannot start: {exc}"
+                logger.warning("%s", self._coherence.failure)
+                return False
+            self._thread, self._pid = thread, os.getpid()
+        return True
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the thread and wait for it."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None and self.alive() and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def forked(self) -> None:
+        """Forget the parent's thread and locks."""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = None
+        self.connected = False
+
+    def _run(self) -> None:
+        listen = self._coherence.listen
+        failing = False
+        while not self._stop.is_set():
+            try:
+                if listen is None:
+                    self._beat()
+                    self._stop.wait(self._coherence.settings.heartbeat)
+                else:
+                    self._follow(listen)
+                failing = False
+            except Exception as exc:
+                self.connected = False
+                self.failures.add()
+                self._coherence.failure = f"{type(exc).__name__}: {exc}"
+                if not failing and not self._stop.is_set():
+                    expected = isinstance(exc, LogUnavailable | OSError)
+                    logger.warning("the bus is away: %s", exc, exc_info=None if expected else exc)
+                failing = True
+                self._stop.wait(min(0.2, self._coherence.settings.heartbeat))
+
+    def _follow(self, listen: Callable[[], Channel]) -> None:
+        """Listen until something breaks; whoever begins to listen catches up first."""
+        with closing(listen()) as channel:
+            self._beat()
+            self.connected = True
+            heartbeat = self._coherence.settings.heartbeat
+            due = time.monotonic() + heartbeat
+            while not self._stop.is_set():
+                for message in channel.poll(max(0.0, min(due - time.monotonic(), 0.25))):
+                    self.heard.add()
+                    drive(self._coherence.hear(message))
+                if time.monotonic() >= due:
+                    due = time.monotonic() + heartbeat
+                    self._beat()
+
+    def _beat(self) -> None:
+        drive(self._coherence.beat())
+
+
+class Housekeeper:
+    """A daemon thread that runs a job when woken, and every `interval` seconds."""
+
+    def __init__(self, job: Callable[[], None], interval: float, name: str) -> None:
+        self._job = job
+        self._interval = interval
+        self._name = name
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._pid = 0
+        self.failures = Counter()
+
+    def start(self) -> None:
+        """Start the thread where it does not run in this process."""
+        if self._pid == os.getpid() and self._thread is not None and self._thread.is_alive():
+            return
+        with self._lock:
+            if self._stopped or (self._pid == os.getpid() and self._thread is not None):
+                return
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:  # without it nothing is wrong, only later
+                logger.warning("no housekeeping thread: %s", exc)
+                return
+            self._thread, self._pid = thread, os.getpid()
+
+    def wake(self) -> None:
+        """Have the job run soon."""
+        self._wake.set()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the thread and wait for it."""
+        self._stopped = True
+        self._wake.set()
+        thread = self._thread
+        if thread is not None and self._pid == os.getpid() and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def forked(self) -> None:
+        """Forget the parent's thread and locks."""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread = None
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            if self._stopped:
+                return
+            try:
+                self._job()
+            except Exception as exc:
+                self.failures.add()
+                logger.warning("housekeeping failed: %s", exc, exc_info=exc)

@@ -1,0 +1,260 @@
+"""Invalidation records: what they say, and how they look on the wire. Pure.
+
+On the wire and in the logs a record is one JSON object (docs/protocol.md):
+
+    {"v":1,"epoch":"5f0c…","position":42,
+     "kind":"tag","region":"","targets":["users"],"soft":false,"origin":"web-1:71:9f","sent":1760000000.5}
+
+The log gives `v`, `epoch` and `position`; a draft is the same object without them, so
+that an append script has only to put three members after the opening brace (`stamp`).
+A message holds one record, or several of one batch, one a line.
+
+Two readers, two rules. A *message* from the bus that is not understood is `Malformed`:
+it moves nothing, and the log is read instead. A record *in the log* that is not
+understood takes its place in the sequence as "everything": whoever wrote it may know a
+kind that this version does not.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from ..keys import decode_pattern_target, decode_target
+
+WIRE_VERSION = 1
+"""The version written, and the only one read."""
+MAX_RECORD = 64 * 1024
+"""Bytes that one record may take on the wire."""
+MAX_MESSAGE = 1024 * 1024
+"""Bytes that one message, a batch of records, may take on the bus."""
+MAX_POSITION = 2**53
+"""Positions stay below it: beyond, JSON in other languages loses digits."""
+
+_MAX_NAME = 256
+"""Characters of an epoch or an origin."""
+_STAMPED = 160
+"""Bytes that `stamp` may add to a draft at most; kept free when a draft is measured."""
+
+
+class Kind(enum.Enum):
+    """What a record matches. Key, pattern: within one region. The rest: every region unless one is named."""
+
+    KEY = "key"
+    TAG = "tag"
+    SCOPE = "scope"
+    PATTERN = "pattern"
+    REGION = "region"
+    ALL = "all"
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+STAMPED_KINDS = frozenset({Kind.TAG, Kind.SCOPE, Kind.PATTERN, Kind.REGION, Kind.ALL})
+"""The kinds that leave a stamp; keys are remembered by the ring alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record that has no position yet.
+
+    Attributes:
+        kind: what the targets are.
+        region: the region's plain name; "" means every region (never for KEY and PATTERN).
+        targets: KEY: "scope|key" as `keys.encode_target` writes it. PATTERN: the same, the key part being
+            a glob; it matches keys of exactly that scope, not of scopes below it. TAG: tags, unchanged.
+            SCOPE: canonical scope paths ("" is the root), each with all below it. REGION: region
+            names. ALL: empty.
+        soft: marks stale instead of dead.
+        origin: the member that appended it. sent: its wall clock, seconds.
+    """
+
+    kind: Kind
+    region: str
+    targets: tuple[str, ...]
+    soft: bool = False
+    origin: str = ""
+    sent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Draft):
+    """A record in the log."""
+
+    epoch: str = ""
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A message that says nothing this version can rely on; `reason` is for the operator."""
+
+    reason: str
+
+
+class _RefusedError(ValueError):
+    """What a mapping lacks to be a record."""
+
+
+def check_draft(draft: Draft) -> None:
+    """Refuse a draft that no log should take.
+
+    Raises:
+        ValueError: saying which part cannot be.
+    """
+    if draft.kind in (Kind.KEY, Kind.PATTERN) and not draft.region:
+        raise _RefusedError(f"a {draft.kind.value} record names its region")
+    if (draft.kind is Kind.ALL) == bool(draft.targets):
+        raise _RefusedError(f"a record of kind {draft.kind.value} with {len(draft.targets)} targets")
+    if draft.kind is Kind.KEY:
+        for target in draft.targets:
+            decode_target(target)
+    elif draft.kind is Kind.PATTERN:
+        for target in draft.targets:
+            decode_pattern_target(target)
+
+
+def encode_draft(draft: Draft) -> bytes:
+    """Return a draft as the append scripts and the disk log take it: a JSON object that names no place.
+
+    Raises:
+        ValueError: the draft cannot be, or is longer than `MAX_RECORD` (see `split`).
+    """
+    check_draft(draft)
+    data = _dump(
+        {
+            "kind": draft.kind.value,
+            "region": draft.region,
+            "targets": draft.targets,
+            "soft": draft.soft,
+            "origin": draft.origin,
+            "sent": draft.sent,
+        }
+    )
+    if len(data) > MAX_RECORD - _STAMPED:
+        raise ValueError(f"a record of {len(data)} bytes is longer than {MAX_RECORD - _STAMPED}")
+    return data
+
+
+def stamp(draft: bytes, epoch: str, position: int) -> bytes:
+    """Return an encoded draft with its place in the log."""
+    return b'{"v":%d,"epoch":%b,"position":%d,%b' % (WIRE_VERSION, _dump(epoch), position, draft[1:])
+
+
+def encode_record(record: Record) -> bytes:
+    """Return a record as it travels on the bus.
+
+    Raises:
+        ValueError: as `encode_draft`.
+    """
+    return stamp(encode_draft(record), record.epoch, record.position)
+
+
+def split(draft: Draft) -> list[Draft]:
+    """Cut a draft with many targets into several that each fit `MAX_RECORD`.
+
+    Raises:
+        ValueError: one target alone is longer than a record may be.
+    """
+    room = MAX_RECORD - _STAMPED - len(_dump([draft.region, draft.origin])) - 160
+    drafts: list[Draft] = []
+    targets: list[str] = []
+    size = 0
+    for target in draft.targets:
+        length = len(_dump(target)) + 1
+        if length > room:
+            raise ValueError(f"the target {target[:60]!r}… takes {length} bytes on the wire; a record takes {room}")
+        if size + length > room:
+            drafts.append(replace(draft, targets=tuple(targets)))
+            targets, size = [], 0
+        targets.append(target)
+        size += length
+    drafts.append(replace(draft, targets=tuple(targets)))
+    return drafts
+
+
+def decode_message(data: bytes | bytearray | memoryview | str) -> tuple[Record, ...] | Malformed:
+    """Return the records of one bus message, one a line, or why it cannot be relied on. Never raises."""
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
+    if len(raw) > MAX_MESSAGE:
+        return Malformed(f"{len(raw)} bytes")
+    records = []
+    for line in raw.split(b"\n"):
+        if len(line) > MAX_RECORD:
+            return Malformed(f"a record of {len(line)} bytes")
+        try:
+            fields = _load(line)
+            records.append(_record(fields, _text(fields, "epoch", required=True), fields.get("position")))
+        except (ValueError, RecursionError) as exc:
+            return Malformed(str(exc) or type(exc).__name__)
+    return tuple(records)
+
+
+def decode_logged(data: bytes | str, epoch: str, position: int) -> Record:
+    """Return a record that stands in the log at `position`; what is not understood becomes "everything". Never raises.
+
+    Args:
+        data: the encoded draft or record; a place that it names itself is ignored.
+        epoch: the log's.
+        position: where the log says that it stands.
+    """
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    try:
+        return _record(_load(raw), epoch, position)
+    except (ValueError, RecursionError):
+        return Record(Kind.ALL, "", (), epoch=epoch, position=position)
+
+
+def _record(fields: Mapping[str, Any], epoch: str, position: Any) -> Record:
+    if type(fields.get("v")) is not int or fields["v"] != WIRE_VERSION:
+        raise _RefusedError(f"version {fields.get('v')!r}")
+    if type(position) is not int or not 0 < position < MAX_POSITION:
+        raise _RefusedError(f"position {position!r}")
+    kind = _KINDS.get(_text(fields, "kind", required=True))
+    if kind is None:
+        raise _RefusedError(f"kind {fields['kind']!r}")
+    targets = fields.get("targets", [])
+    if type(targets) is not list or not all(type(target) is str for target in targets):
+        raise _RefusedError("targets are not a list of strings")
+    soft = fields.get("soft", False)
+    if type(soft) is not bool:
+        raise _RefusedError(f"soft {soft!r}")
+    sent = fields.get("sent", 0.0)
+    if type(sent) not in (int, float) or not math.isfinite(sent):
+        raise _RefusedError(f"sent {sent!r}")
+    region, origin = _text(fields, "region"), _text(fields, "origin")
+    record = Record(kind, region, tuple(targets), soft, origin[:_MAX_NAME], float(sent), epoch, position)
+    check_draft(record)
+    return record
+
+
+def _text(fields: Mapping[str, Any], name: str, *, required: bool = False) -> str:
+    value = fields.get(name, "")
+    if type(value) is not str or (required and not 0 < len(value) <= _MAX_NAME):
+        raise _RefusedError(f"{name} {str(value)[:60]!r}")
+    return value
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # orjson refuses lone surrogates, which tags and keys may hold like any other text
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _load(data: bytes) -> Mapping[str, Any]:
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in data:
+            raise
+        value = json.loads(data)
+    if type(value) is not dict:
+        raise _RefusedError("not a JSON object")
+    return value

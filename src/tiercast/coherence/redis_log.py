@@ -1,0 +1,257 @@
+"""The log of a fleet whose processes share a Redis: single server, Sentinel or Cluster.
+
+Implementation notes.
+    Every operation is one call of one script (`log.lua`), hence one round trip, and each call
+    makes sure that the log is still the one that was known: another life of the server, a
+    promoted replica, or any part missing, and the script begins a new epoch. So nothing here
+    compares epochs or run ids.
+    A call whose answer was lost may be repeated: a record that stands in the log twice
+    invalidates what it invalidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..connections import Script, Unavailable
+from ..keys import decode_target, storage_key
+from ..plans import Plan
+from . import redis_scripts as wire
+from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from .records import Draft, Kind, Record, encode_draft, split
+from .redis_bus import RedisBus
+
+if TYPE_CHECKING:
+    from ..clock import Clock
+    from ..config import CoherenceConfig
+    from ..connections import RedisConnections
+
+_SNAPSHOT_TRIES = 5
+
+
+class RedisLog:
+    """The log of one fleet in Redis. Thread-safe, loop-safe and fork-safe, as its connections are.
+
+    Args:
+        connections: where Redis is; shared with the remote tier.
+        fleet: the fleet's encoded name (`keys.encode_part`).
+        settings: the coherence settings: retention, stamps, key_ring, failover, max_staleness.
+        clock: the process's clock.
+        values: what the names of value keys begin with, before the epoch; the fleet's name where not given.
+    """
+
+    kind = "redis"
+    heads: Sequence[int] = (0,)
+
+    def __init__(
+        self,
+        connections: RedisConnections,
+        fleet: str,
+        settings: CoherenceConfig,
+        clock: Clock,
+        *,
+        values: str | None = None,
+    ) -> None:
+        self.keys = wire.LogKeys.of(fleet)
+        self.atomic_writes = not connections.is_cluster
+        self._connections = connections
+        self._clock = clock
+        self._values = fleet if values is None else values
+        limits = wire.Limits(settings.failover, settings.retention, settings.key_ring, settings.stamps)
+        self._options = wire.standing_options(limits)
+        self._strangers_for = settings.max_staleness
+        self._patience = settings.canary_timeout
+        self._script = Script(wire.SCRIPT)
+
+    # -- records ------------------------------------------------------------------------------
+
+    def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write] = ()) -> Plan[Appended]:
+        """See `Log.append`. Writes take the position of the last record; a Cluster does not do them.
+
+        Raises:
+            LogUnavailable: the log cannot be reached; it may have taken the records nonetheless.
+            ValueError: a draft cannot be.
+        """
+        drafts = [part for draft in drafts for part in _fitting(draft)]
+        if not self.atomic_writes:
+            writes = ()
+        covered = b',"covered":true' if writes and _covers(writes, drafts) else b""
+        options = b',"drafts":%d%b' % (len(drafts), covered)
+        operands: list[str | bytes | int] = [*map(encode_draft, drafts)]
+        for write in writes:
+            operands += (wire.TOMBSTONE if write.blob is None else write.blob, write.ttl, write.fence)
+        names = [f"{self._values}:{since[0]}:{write.key}" for write in writes]
+        reply = yield from self._call("append", since, options, operands, names)
+        head, _ = wire.head_of(reply[0])
+        if reply[1] == 1:
+            records: tuple[Record, ...] | None = wire.own_records(drafts, head.epoch, since[1])
+        else:
+            records = wire.records_of(reply[1], since, head)
+        return Appended(head.position, Tail(head, records), bool(reply[2]))
+
+    def read(self, since: tuple[str, int]) -> Plan[Tail]:
+        """See `Log.read`."""
+        reply = yield from self._call("read", since)
+        head, _ = wire.head_of(reply[0])
+        return Tail(head, wire.records_of(reply[1], since, head))
+
+    def carry(self, epoch: str, position: int) -> Plan[None]:
+        """See `Log.carry`."""
+        yield from self._call("carry", (epoch, 0), operands=[position])
+
+    # -- stamps -------------------------------------------------------------------------------
+
+    def snapshot(self) -> Plan[Snapshot]:
+        """See `Log.snapshot`. One step for 10,000 stamps; more come by pages, after the head."""
+        for _ in range(_SNAPSHOT_TRIES):
+            snapshot = yield from self._pages()
+            if snapshot is not None:
+                return snapshot
+        raise LogUnavailable("the log's epoch changes faster than a snapshot can be read")
+
+    def _pages(self) -> Plan[Snapshot | None]:
+        first: Head | None = None
+        stamps: dict[bytes, bytes] = {}
+        begin, size = b"0", wire.STAMPS_A_PAGE
+        while True:
+            options = b',"from":%d,"page":%d' % (int(float(begin)), size)
+            reply = yield from self._call("snapshot", ("", 0), options)
+            head, floor = wire.head_of(reply[0])
+            if first is None:
+                first = head
+            elif head.epoch != first.epoch:
+                return None
+            page: list[bytes] = reply[1]
+            stamps.update(zip(page[::2], page[1::2], strict=True))
+            if len(page) < 2 * size:
+                break
+            if page[-1] == begin:
+                size *= 2  # more than a page was set by one record
+            begin = page[-1]
+        # What moved while pages were read counts as of the first page, where it was at most.
+        records = (wire.stamp_of(member, score, first.epoch) for member, score in stamps.items())
+        bounded = tuple(
+            record if record.position <= first.position else replace(record, position=first.position)
+            for record in records
+        )
+        return Snapshot(first, bounded, min(floor, first.position))
+
+    def prune(self, epoch: str, before: int) -> Plan[int]:
+        """Forget the stamps set before a position, below which no entry is left anywhere; returns how many."""
+        count: int = yield from self._call("prune", (epoch, 0), operands=[before])
+        return count
+
+    # -- members ------------------------------------------------------------------------------
+
+    def beat(self, beat: Beat) -> Plan[Pulse]:
+        """See `Log.beat`."""
+        since = (beat.epoch, beat.applied)
+        options = b',"lease":%d' % round(beat.lease * 1000)
+        reply = yield from self._call("beat", since, options, [beat.member, beat.digest])
+        head, _ = wire.head_of(reply[0])
+        members = wire.members_of(reply[2], head, self._strangers_for)
+        return Pulse(Tail(head, wire.records_of(reply[1], since, head)), members)
+
+    def leave(self, member: str) -> Plan[None]:
+        """See `Log.leave`."""
+        yield from self._call("leave", operands=[member])
+
+    def members(self) -> Plan[tuple[Member, ...]]:
+        """See `Log.members`.
+
+        For `max_staleness` after an epoch began in which not every process of the one before may be
+        known, one member more stands for those: lapsed, and of no epoch.
+        """
+        reply = yield from self._call("members")
+        head, _ = wire.head_of(reply[0])
+        return wire.members_of(reply[2], head, self._strangers_for)
+
+    # -- value servers ------------------------------------------------------------------------
+
+    def server_runs(self) -> Plan[dict[str, str]]:
+        """Answer, for each server that holds values, by its name, which of its lives it is in.
+
+        Raises:
+            LogUnavailable: one of them does not answer.
+        """
+        connections = self._connections
+        runs = {}
+        try:
+            for index in range((yield from connections.master_count())):
+                info = yield from connections.server_info(index)
+                cluster = connections.cluster
+                name = cluster.masters()[index].target.name if cluster is not None else connections.name
+                runs[name] = f"{info.run_id}:{info.replication_id}"
+        except (Unavailable, IndexError) as exc:
+            raise LogUnavailable(str(exc)) from exc
+        return runs
+
+    def first_seen(self, runs: Sequence[str]) -> Plan[tuple[Head, dict[str, int]]]:
+        """Answer at which position the fleet first saw each life of a value server, which is now if never before.
+
+        In this epoch, such a server vouches for nothing older.
+        """
+        reply = yield from self._call("runs", operands=list(runs))
+        head, _ = wire.head_of(reply[0])
+        return head, dict(zip(runs, map(int, reply[1]), strict=True))
+
+    # -- the bus, and the end ------------------------------------------------------------------
+
+    def listen(self) -> RedisBus:
+        """Subscribe to the bus and hear oneself on it (blocking): before the snapshot, so that nothing lies between.
+
+        Raises:
+            LogUnavailable: no connection, a refusal, or silence.
+        """
+        return RedisBus.open(self._connections, self.keys.bus, self._patience)
+
+    def close(self) -> Plan[None]:
+        """Do nothing: the connections belong to whoever made them."""
+        return
+        yield  # a plan
+
+    def _call(
+        self,
+        operation: str,
+        since: tuple[str, int] = ("", 0),
+        options: bytes = b"",
+        operands: Sequence[str | bytes | int] = (),
+        names: Sequence[str] = (),
+    ) -> Plan[Any]:
+        """Run the script.
+
+        Raises:
+            LogUnavailable: whatever kept it from being run, or from answering.
+        """
+        command = self._script.call(
+            (*self.keys.four(), *names),
+            operation,
+            wire.fresh_epoch(),
+            wire.options(self._options, since, options),
+            *operands,
+        )
+        try:
+            (reply,) = yield self._connections.commands(command, retry=True)
+        except Unavailable as exc:
+            raise LogUnavailable(str(exc)) from exc
+        if isinstance(reply, Exception):
+            raise LogUnavailable(f"{self._connections.name}: {reply}") from reply
+        return reply
+
+
+def _fitting(draft: Draft) -> list[Draft]:
+    """Return a draft, or the drafts into which it has to be cut to travel."""
+    return split(draft) if len(draft.targets) > 1 else [draft]
+
+
+def _covers(writes: Sequence[Write], drafts: Sequence[Draft]) -> bool:
+    """Whether the writes leave nothing in L3 that the drafts' key records kill: nothing has to be carried then."""
+    written = {write.key for write in writes}
+    return all(
+        storage_key(draft.region, *decode_target(target)) in written
+        for draft in drafts
+        if draft.kind is Kind.KEY
+        for target in draft.targets
+    )

@@ -1,0 +1,13 @@
+"""What users' own tests need: contract suites, a fake clock and fixtures. Needs pytest (``tiercast[testing]``)."""
+
+from __future__ import annotations
+
+import pytest
+
+# Before they are imported: a failing claim then shows both sides, as in a test module.
+pytest.register_assert_rewrite(f"{__name__}.tier_contract", f"{__name__}.log_contract")
+
+from .clock import FakeClock  # noqa: E402
+from .tier_contract import TierContract  # noqa: E402
+
+__all__ = ["FakeClock", "TierContract"]
