@@ -1,0 +1,40 @@
+"""What the operations on a decorated function answer without I/O: figures and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+
+class FunctionStats(NamedTuple):
+    """What one decorated function's calls came to, exactly, since it was decorated.
+
+    Attributes:
+        hits: calls answered without running the function, those that waited for another's load included.
+        misses: calls that ran it, or failed.
+        loads: how often it ran, in the background and by `refresh` included.
+    """
+
+    hits: int
+    misses: int
+    loads: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits in all calls, 0.0 to 1.0; 0.0 before the first."""
+        calls = self.hits + self.misses
+        return self.hits / calls if calls else 0.0
+
+    def __await__(self) -> Generator[Any, None, FunctionStats]:
+        return self
+        yield  # makes this a generator: the figures of an async function may be awaited, and need not be
+
+
+class ReadyKey(str):
+    """A key that may be awaited, and need not be: what `cache_key` of an async function returns."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, str]:
+        return str(self)
+        yield

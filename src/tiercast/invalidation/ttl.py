@@ -1,0 +1,63 @@
+"""Invalidation by time: how long entries live, and the jitter that keeps them from dying all at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from random import Random
+
+import attrs
+
+from ..config import checks
+
+_SOURCE = Random()
+# Workers forked from one parent would otherwise all draw the same jitter, and their entries die together.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_SOURCE.seed)
+
+
+def jittered(ttl: float, fraction: float, random: Callable[[], float] = _SOURCE.random) -> float:
+    """Return a TTL drawn uniformly from `ttl` ± `fraction`; `math.inf` stays what it is. Thread-safe.
+
+    Args:
+        ttl: seconds.
+        fraction: from 0 to below 1.
+        random: answers numbers from 0 to below 1.
+    """
+    return ttl * (1.0 + fraction * (2.0 * random() - 1.0)) if fraction else ttl
+
+
+@checks.refuse_unknown
+@attrs.frozen
+class TimeBasedInvalidation:
+    """Entries live for a time. Thread-safe.
+
+    Attributes:
+        default_ttl: seconds that an entry lives where its region and its caller say nothing; None: until invalidated.
+        ttl_jitter: the part of a TTL by which it varies, either way.
+        sliding: whether a read renews it.
+        random: the source of jitter.
+    """
+
+    default_ttl: float | None = attrs.field(
+        default=300.0, converter=checks.optional_seconds, validator=checks.optional(checks.positive)
+    )
+    ttl_jitter: float = attrs.field(default=0.1, validator=checks.jitter)
+    sliding: bool = attrs.field(default=False, validator=checks.flag)
+    random: Random = attrs.field(default=_SOURCE, eq=False, repr=False, validator=checks.instance_of(Random))
+
+    def __reduce__(self) -> tuple[type[TimeBasedInvalidation], tuple[float | None, float, bool]]:
+        # Without the source: processes that are sent one state would all draw the same jitter.
+        return TimeBasedInvalidation, (self.default_ttl, self.ttl_jitter, self.sliding)
+
+    def apply_jitter(self, ttl: float | timedelta) -> float:
+        """Return a lifetime in seconds, drawn uniformly from `ttl` ± `ttl_jitter`.
+
+        Raises:
+            ValueError: the TTL is not positive.
+        """
+        length = checks.seconds(ttl)
+        if not length > 0:
+            raise ValueError(f"a TTL must be positive, not {ttl!r}")
+        return jittered(length, self.ttl_jitter, self.random.random)

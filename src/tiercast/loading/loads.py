@@ -1,0 +1,55 @@
+"""Calling a user's loader from a plan."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from .context import LoadContext, _current, entered
+
+
+class Load:
+    """The request to call a loader; answers what it returned and raises what it raised.
+
+    From sync code the loader runs in this thread. From async code an async loader runs in
+    this task and a sync one in a worker thread, with the context copied.
+    """
+
+    __slots__ = ("context", "loader")
+
+    def __init__(self, loader: Callable[[], Any], context: LoadContext) -> None:
+        self.loader = loader
+        self.context = context
+
+    def run(self) -> Any:
+        with entered(self.context):
+            value = self.loader()
+        if inspect.isawaitable(value):
+            refuse_async(self.loader, value)
+        return value
+
+    async def run_async(self) -> Any:
+        token = _current.set(self.context)
+        try:
+            if is_async(self.loader):
+                return await self.loader()
+            value = await asyncio.to_thread(self.loader)
+            return await value if inspect.isawaitable(value) else value
+        finally:
+            _current.reset(token)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it makes a coroutine, as far as can be seen without calling."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def refuse_async(loader: Callable[[], Any], value: Any = None) -> None:
+    """Raise the TypeError of an async loader in a sync call."""
+    if inspect.iscoroutine(value):
+        value.close()
+    name = getattr(loader, "__qualname__", repr(loader))
+    message = f"the loader {name} is async and cannot run in a sync call; use the `…_async` operation"
+    raise TypeError(message)

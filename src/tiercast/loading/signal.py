@@ -1,0 +1,90 @@
+"""A one-shot event that threads and tasks of any loop wait for alike."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Signal:
+    """Fires once with a value; whoever waits, then or later, gets it.
+
+    Thread-safe and loop-safe. `fire` runs no user code and never blocks.
+    """
+
+    __slots__ = ("_callbacks", "_lock", "fired", "value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.fired = False
+        self.value: Any = None
+
+    def fire(self, value: Any = None) -> None:
+        """Set the value and wake all who wait; a second call changes nothing."""
+        with self._lock:
+            if self.fired:
+                return
+            self.value = value
+            self.fired = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call back when it fires, at once where it has."""
+        with self._lock:
+            if not self.fired:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        """Take a callback back; nothing happens where it has been called."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+
+class Wait:
+    """The request to wait for a signal; answers whether it fired within `timeout` seconds (None: however long)."""
+
+    __slots__ = ("signal", "timeout")
+
+    def __init__(self, signal: Signal, timeout: float | None = None) -> None:
+        self.signal = signal
+        self.timeout = timeout
+
+    def run(self) -> bool:
+        event = threading.Event()
+        self.signal.subscribe(event.set)
+        try:
+            return event.wait(self.timeout)
+        finally:
+            self.signal.unsubscribe(event.set)
+
+    async def run_async(self) -> bool:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(done)
+            except RuntimeError:  # the loop closed while we waited: nobody is left to wake
+                future.cancel()
+
+        self.signal.subscribe(wake)
+        try:
+            async with asyncio.timeout(self.timeout):
+                await future
+        except TimeoutError:
+            return self.signal.fired
+        finally:
+            self.signal.unsubscribe(wake)
+        return True

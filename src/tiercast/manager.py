@@ -1,0 +1,172 @@
+"""`CacheManager`: the one object that a service holds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .config import CacheConfig
+from .errors import ConfigError
+from .invalidations import Invalidations
+from .plans import Plan, drive, drive_async
+from .runtime import Runtime
+from .status import CoherenceView
+from .views import Aio, ScopedView
+
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .region import Region
+
+
+class CacheManager(Invalidations):
+    """One cache of up to three tiers that stays true across processes.
+
+    Thread-safe, loop-safe and fork-safe; sync and async callers may be mixed freely. The
+    constructor does no I/O and starts no thread: both come with the first use.
+
+    Args:
+        config: the settings; without them what the environment says (`CacheConfig.from_env`),
+            which is memory alone where it says nothing.
+        clock: where the time comes from; for tests.
+    """
+
+    _instance: ClassVar[CacheManager | None] = None
+    _instance_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, config: CacheConfig | None = None, *, clock: Clock | None = None) -> None:
+        self.config = CacheConfig.from_env() if config is None else config
+        if not isinstance(self.config, CacheConfig):
+            message = f"config must be a CacheConfig, not {config!r}; CacheConfig.from_dict reads a mapping"
+            raise ConfigError(message)
+        self._runtime = Runtime(self.config, clock)
+        self._current: ContextVar[Region | None] = ContextVar("tiercast_region", default=None)
+        self.coherence = CoherenceView(self._runtime)
+
+    # -- the process's one manager ------------------------------------------------------------
+
+    @classmethod
+    def get_instance(cls, config: CacheConfig | None = None) -> CacheManager:
+        """Return the process's one manager, made on the first call.
+
+        Raises:
+            ConfigError: a different configuration than the first call's is given.
+        """
+        with CacheManager._instance_lock:
+            instance = CacheManager._instance
+            if instance is None:
+                instance = CacheManager._instance = cls(config)
+            elif config is not None and config != instance.config:
+                message = (
+                    "the process's manager was made with a different configuration; "
+                    "configure it once, at start, or reset_instance() first"
+                )
+                raise ConfigError(message)
+            return instance
+
+    @classmethod
+    def set_instance(cls, manager: CacheManager | None) -> None:
+        """Make `manager` the process's one; the one before it is left as it is."""
+        with CacheManager._instance_lock:
+            CacheManager._instance = manager
+
+    @classmethod
+    def reset_instance(cls) -> None:
+        """Close the process's manager and forget it; the next `get_instance` makes another."""
+        with CacheManager._instance_lock:
+            instance, CacheManager._instance = CacheManager._instance, None
+        if instance is not None:
+            instance.close()
+
+    # -- regions and scopes -------------------------------------------------------------------
+
+    def current_region(self, name: str | None = None) -> Region:
+        """Return the region named, or the one of the surrounding `cache_context`, or the default."""
+        if name is not None:
+            return self._runtime.region(name)
+        return self._current.get() or self._runtime.default
+
+    def _locate(self, region: str | None, scope: str | None, params: Mapping[str, Any]) -> tuple[Region, str]:
+        found = (self._current.get() or self._runtime.default) if region is None else self._runtime.region(region)
+        if scope is None and not params:
+            return found, ""
+        return found, self.config.scopes.resolve(scope, params)
+
+    @contextmanager
+    def cache_context(self, region: str) -> Iterator[CacheManager]:
+        """Make `region` the current one for what this thread or task does inside the block."""
+        token = self._current.set(self._runtime.region(region))
+        try:
+            yield self
+        finally:
+            try:
+                self._current.reset(token)
+            except ValueError:
+                # Left in another context than it was entered in (a generator dependency that a
+                # framework finalises elsewhere): that context never had the region.
+                pass
+
+    @asynccontextmanager
+    async def cache_context_async(self, region: str) -> AsyncIterator[CacheManager]:
+        """As `cache_context`."""
+        with self.cache_context(region):
+            yield self
+
+    def scoped(self, scope: str | None = None, /, **scope_params: Any) -> ScopedView:
+        """Return the same operations confined to one scope: ``cache.scoped("user", org_id="o1", user_id="u1")``.
+
+        Raises:
+            ScopeError: a parameter is missing, surplus, empty or None.
+        """
+        return ScopedView(self, self.config.scopes.resolve(scope, scope_params))
+
+    @property
+    def aio(self) -> Aio:
+        """The same operations under their plain names as coroutines: ``await cache.aio.get(key)``."""
+        return Aio(self)
+
+    # -- looking inside ---------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Return a flat dict of what this process's cache did: hits, misses, evictions, current_size, hit_rate, …"""
+        return self._runtime.stats()
+
+    async def stats_async(self) -> dict[str, Any]:
+        """As `stats`."""
+        return self._runtime.stats()
+
+    # -- ending -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Finish background loads, stop the threads, and give back files and connections. Use after it raises."""
+        self._runtime.workers.drain(self.config.coherence.drain_timeout)
+        drive(self._close())
+
+    async def close_async(self) -> None:
+        """As `close`."""
+        await self._runtime.workers.drain_async(self.config.coherence.drain_timeout)
+        await drive_async(self._close())
+
+    def _close(self) -> Plan[None]:
+        yield from self._runtime.close()
+        with CacheManager._instance_lock:
+            if CacheManager._instance is self:
+                CacheManager._instance = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close_async()
+
+    def __repr__(self) -> str:
+        tiers = [name for name in ("local", "disk", "distributed") if getattr(self.config, name) is not None]
+        return f"<CacheManager {self.config.name!r}: {', '.join(tiers)}>"

@@ -1,0 +1,519 @@
+"""What a manager holds while it works: tiers, log, ledger, regions, threads.
+
+Built from a configuration without I/O and without a thread; connections, files and threads
+come with the first use, and anew in a forked child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .clock import Clock, SystemClock
+from .coherence.coherence import Coherence, Removal
+from .coherence.judging import Verdict
+from .coherence.ledger import Ledger
+from .coherence.listener import Housekeeper, Listener
+from .coherence.memory_log import MemoryLog
+from .coherence.outbox import outbox_at
+from .config import DEFAULT_REGION, EntityRule, EventRule, load_object
+from .errors import ConfigError, ManagerClosed
+from .invalidation.targets import Target, parse_target
+from .keys import decode_target, encode_part
+from .loading.flights import Flights
+from .loading.leases import LeaseStore
+from .loading.slots import Slots
+from .loading.workers import Workers
+from .loading.writing import burials
+from .plans import Blocking, Plan, drive
+from .region import Region
+from .serialization import Serializer
+from .tiers.adapter import SyncTier
+from .tiers.entry import STALE, Address
+from .tiers.memory import MemoryTier
+
+if TYPE_CHECKING:
+    from .coherence.log import Log, Write
+    from .coherence.records import Draft, Record
+    from .config import CacheConfig, DistributedCacheConfig, LocalCacheConfig, RegionConfig
+    from .connections import RedisConnections
+    from .tiers.base import Tier
+    from .tiers.disk import DiskTier
+
+logger = logging.getLogger("tiercast")
+
+
+class Runtime:
+    """The working parts of one manager. Thread-safe, loop-safe and fork-safe."""
+
+    def __init__(self, config: CacheConfig, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        distributed = config.region().distributed
+        self.fleet = encode_part((distributed.prefix if distributed else None) or config.name)
+        self.closed = False
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._disks: dict[str, DiskTier] = {}
+        self._regions: dict[str, Region] = {}
+        self._begun = False
+        self.flights = Flights()
+        self.workers = Workers()
+        self.connections = self._connections()
+        self.remote = self._remote()
+        settings = config.coherence
+        self.ledger = Ledger(settings.key_ring, settings.stamps)
+        self.log = self._log()
+        self.leases = self._leases()
+        self.coherence = Coherence(
+            self.log,
+            self.ledger,
+            settings,
+            self.clock,
+            outbox_at(self._outbox_directory(), self.fleet),
+            remove=self._remove,
+            drop=self._drop,
+            stores=self._stores,
+            burials=self.burials,
+        )
+        self.listener = Listener(self.coherence)
+        interval = config.local.cleanup_interval if config.local is not None else 30.0
+        self._sweep_every = interval
+        self._swept = time.monotonic()
+        tick = min(interval, settings.heartbeat) if self.log.kind != "memory" else interval
+        self.housekeeper = Housekeeper(self._housekeep, tick, "tiercast-housekeeper")
+        self.coherence.wake = self.housekeeper.wake if self.log.kind != "memory" else lambda: None
+        self.default = self.region(DEFAULT_REGION)
+        for name in config.regions:
+            self.region(name)
+        _runtimes.add(self)
+
+    # -- building ---------------------------------------------------------------------------
+
+    def _connections(self) -> RedisConnections | None:
+        distributed = self.config.region().distributed
+        if distributed is None or distributed.type != "redis":
+            return None
+        from .connections import RedisConnections
+
+        return RedisConnections(distributed, self.clock)
+
+    def _remote(self) -> Tier | None:
+        distributed = self.config.region().distributed
+        if distributed is None:
+            return None
+        if self.connections is None:
+            return tier_of(distributed.type, "remote", self.clock)
+        from .tiers.redis import RedisTier
+
+        limit = self.config.coherence.max_load_time
+        return RedisTier(self.connections, self.fleet, distributed, self.clock, max_load_time=limit)
+
+    def _log(self) -> Log:
+        settings = self.config.coherence
+        bus = settings.bus
+        directory = self._log_directory()
+        if bus == "auto":
+            bus = "redis" if self.connections is not None else "disk" if directory is not None else "memory"
+        if bus == "redis":
+            from .coherence.redis_log import RedisLog
+
+            assert self.connections is not None
+            return RedisLog(self.connections, self.fleet, settings, self.clock)
+        if bus == "disk":
+            from .coherence.disk_log import DiskLog
+
+            assert directory is not None
+            return DiskLog(directory, stamps=settings.stamps, carries=self.remote is not None, clock=self.clock)
+        return MemoryLog(clock=self.clock)
+
+    def _log_directory(self) -> str | None:
+        """Return the directory of the disk log: that of the first file tier."""
+        for name in (None, *self.config.regions):
+            disk = self.config.region(name).disk
+            if disk is not None and disk.type == "file":
+                return disk.directory
+        return None
+
+    def _outbox_directory(self) -> str | None:
+        directory = self.config.coherence.outbox_directory or self._log_directory()
+        return None if directory is None or self.log.kind != "redis" else str(directory)
+
+    def _leases(self) -> LeaseStore | None:
+        if self.connections is not None:
+            return self.remote  # type: ignore[return-value]
+        return self.log if self.log.kind == "disk" else None  # type: ignore[return-value]
+
+    def _disk(self, local: LocalCacheConfig) -> Tier:
+        if local.type != "file":
+            return tier_of(local.type, "disk", self.clock)
+        directory = str(local.directory)
+        found = self._disks.get(directory)
+        if found is None:
+            from .tiers.disk import DiskTier
+
+            found = self._disks[directory] = DiskTier(directory, local, self.clock)
+        return found
+
+    @property
+    def _stores(self) -> Sequence[DiskTier]:
+        return _Stores(self._disks)
+
+    def region(self, name: str | None) -> Region:
+        """Return a region, made on demand; None: the default region.
+
+        Raises:
+            TypeError, ValueError: the name is no str, or is empty.
+        """
+        name = DEFAULT_REGION if name is None else name
+        found = self._regions.get(name)
+        if found is not None:
+            return found
+        if not isinstance(name, str):
+            message = f"a region is named by a str, not {name!r}"
+            raise TypeError(message)
+        if not name:
+            message = "a region's name must not be empty"
+            raise ValueError(message)
+        with self._lock:
+            found = self._regions.get(name)
+            if found is None:
+                found = self._make_region(name, self.config.region(name))
+                with self.ledger.lock:
+                    self._regions = {**self._regions, name: found}
+        return found
+
+    def region_names(self) -> list[str]:
+        """Return the names of the regions that are configured or were used."""
+        return list(self._regions)
+
+    def _make_region(self, name: str, settings: RegionConfig) -> Region:
+        memory = disk = None
+        serializers: dict[str, Serializer] = {}
+        local = settings.local
+        if local is not None:
+            memory = MemoryTier(
+                local.entry_limit, local.byte_limit, local.policy, lock=self.ledger.lock, clock=self.clock
+            )
+        if settings.disk is not None:
+            disk = self._disk(settings.disk)
+            serializers["disk"] = self._serializer(settings, settings.disk)
+        remote = self.remote if settings.distributed is not None else None
+        if settings.distributed is not None:
+            serializers["remote"] = self._serializer(settings, settings.distributed)
+        return Region(
+            name,
+            settings,
+            coherence=self.coherence,
+            clock=self.clock,
+            flights=self.flights,
+            slots=Slots(settings.max_concurrent_loads),
+            workers=self.workers,
+            memory=memory,
+            disk=disk,
+            remote=remote,
+            serializers=serializers,
+            leases=self.leases,
+            strict=Serializer("json", max_value_bytes=settings.value_limit) if settings.strict_values else None,
+        )
+
+    def _serializer(self, settings: RegionConfig, tier: LocalCacheConfig | DistributedCacheConfig) -> Serializer:
+        return Serializer(
+            tier.serializer,
+            compress_above=getattr(tier, "compress_above", None),
+            max_value_bytes=settings.value_limit,
+            secret=tier.secret,
+        )
+
+    # -- working ------------------------------------------------------------------------------
+
+    def ready(self) -> None:
+        """Refuse a closed manager; start, or after a fork start anew, what runs in the background.
+
+        Raises:
+            ManagerClosed: the manager was closed.
+        """
+        if self._begun and self._pid == os.getpid():
+            return
+        if self.closed:
+            message = "this CacheManager is closed; make a new one, or reset_instance() for the process's own"
+            raise ManagerClosed(message)
+        with self._lock:
+            self._pid = os.getpid()
+            if self.log.kind != "memory":
+                self.listener.start()
+            self.housekeeper.start()
+            self._begun = True
+
+    def _remove(self, removals: Iterable[Removal]) -> None:
+        """Take what key records killed out of memory; the ledger's lock is held."""
+        for name, scope, key, position, soft in removals:
+            region = self._regions.get(name)
+            if region is not None:
+                region.drop_key((scope, key) if scope else key, position, soft=soft)
+
+    def _drop(self) -> None:
+        """Empty memory; the ledger's lock is held."""
+        for region in self._regions.values():
+            if region.memory is not None:
+                region.memory.clear()
+
+    def burials(self, drafts: Sequence[Draft]) -> Sequence[Write]:
+        """Return the L3 half of key records that carry no value."""
+        if self.remote is None or not self.log.atomic_writes:
+            return ()
+        return burials(drafts, self.config.coherence.fence)
+
+    # -- housekeeping ---------------------------------------------------------------------------
+
+    def _housekeep(self) -> None:
+        if self.log.kind != "memory" and self.coherence.started:
+            drive(self.coherence.follow_stores())
+            if self.remote is not None:
+                drive(self.coherence.carry(self._carry))
+        if time.monotonic() - self._swept >= self._sweep_every:
+            self._swept = time.monotonic()
+            self.sweep()
+
+    def sweep(self) -> int:
+        """Remove from memory what is past its end or dead; returns how many entries."""
+        removed = 0
+        for region in self._regions.values():
+            if region.memory is not None:
+                removed += region.sweep()
+        return removed
+
+    def _carry(self, todo: Sequence[tuple[Record, str]]) -> Plan[bool]:
+        """Bury in L3 what key records of others killed there, and mark what soft ones made stale."""
+        remote, fence = self.remote, self.config.coherence.fence
+        assert remote is not None
+        for record, target in todo:
+            address = Address(record.region, *decode_target(target))
+            if not record.soft:
+                if (yield from remote.bury(address, record.epoch, record.position, fence)) is False:
+                    return False
+                continue
+            reading = yield from remote.get_many((address,), record.epoch)
+            seen = reading.found.get(address)
+            if reading.failed:
+                return False
+            if seen is not None and seen.born < record.position and not seen.flags & STALE:
+                yield from remote.renew(address, seen, replace(seen, flags=seen.flags | STALE))
+        return True
+
+    # -- counting and purging ---------------------------------------------------------------------
+
+    def dropped(self) -> int:
+        """Return how many entries records have dropped from memory so far."""
+        return sum(region.counters.invalidated.value for region in self._regions.values())
+
+    def drop_dead(self, before: int) -> Plan[int]:
+        """Remove what is dead from memory and from this host's disk, and count it since `before`."""
+        self.sweep()
+        count = self.dropped() - before
+        for disk in self._disks.values():
+            count += yield from self._remove_where(disk, self._is_dead)
+        return count
+
+    def _is_dead(self, address: Address, envelope: Any) -> bool:
+        with self.ledger.lock:
+            verdict = self.ledger.judge(
+                address.region, address.scope, address.key, envelope.epoch, envelope.born, envelope.tags,
+                self.ledger.applied,
+            )  # fmt: skip
+        return verdict is Verdict.DEAD
+
+    def _remove_where(self, tier: Tier, wanted: Callable[[Address, Any], bool]) -> Plan[int]:
+        epoch, _ = self.coherence.position()
+        cursor = count = 0
+        while True:
+            cursor, rows = yield from tier.scan(epoch, cursor)
+            addresses = [address for address, envelope in rows if wanted(address, envelope)]
+            if addresses:
+                count += yield from tier.remove(addresses, epoch)
+            if cursor <= 0:  # the end, or a tier that cannot be reached
+                return count
+
+    def remove_matching(self, matches: Callable[[Address, tuple[str, ...]], bool]) -> Plan[dict[str, int]]:
+        """Remove physically what matches, from every tier that this process can reach."""
+        counts: dict[str, int] = {}
+        memories = [region for region in self._regions.values() if region.memory is not None]
+        if memories:
+            counts["local"] = sum(region.remove_matching(matches) for region in memories)
+        if self._disks:
+            counts["disk"] = 0
+            for disk in self._disks.values():
+                counts["disk"] += yield from self._remove_where(disk, lambda at, seen: matches(at, seen.tags))
+        if self.remote is not None:
+            counts["remote"] = yield from self._remove_where(self.remote, lambda at, seen: matches(at, seen.tags))
+        return counts
+
+    def stats(self) -> dict[str, Any]:
+        """Return the flat figures of all regions together."""
+        regions = list(self._regions.values())
+
+        def total(*names: str) -> int:
+            return sum(getattr(region.counters, name).value for region in regions for name in names)
+
+        memories = [region.memory for region in regions if region.memory is not None]
+        hits, misses = total("hits", "disk_hits", "remote_hits"), total("misses")
+        size = sum(len(memory) for memory in memories)
+        tiers = {"memory": bool(memories), "disk": bool(self._disks), self.remote_name: self.remote is not None}
+        return {
+            "hits": hits,
+            "misses": misses,
+            "hit_rate": hits / (hits + misses) if hits + misses else 0.0,
+            "current_size": size,
+            "total_keys": size,
+            "evictions": total("evictions"),
+            "expired": total("expired"),
+            "invalidated": total("invalidated"),
+            "loads": total("loads"),
+            "load_errors": total("load_errors"),
+            "stale_served": total("stale_served"),
+            "sets": total("sets"),
+            "fills": total("fills"),
+            "fills_refused": total("fills_refused"),
+            "local_hits": total("hits"),
+            "disk_hits": total("disk_hits"),
+            "remote_hits": total("remote_hits"),
+            "memory_bytes": sum(memory.bytes for memory in memories),
+            "tracked_namespaces": len(regions),
+            "storage_type": "+".join(name for name, there in tiers.items() if there),
+        }
+
+    @property
+    def remote_name(self) -> str:
+        """What `stats` calls the remote tier."""
+        return "redis" if self.connections is not None else "remote"
+
+    # -- events -------------------------------------------------------------------------------------
+
+    def event_targets(self, event: str, payload: Mapping[str, Any]) -> list[Target]:
+        """Return what the configured strategies say that an event invalidates."""
+        rules = [rule for rule in self.config.invalidation if isinstance(rule, EventRule)]
+        return [parse_target(text) for rule in rules for text in rule.handle_event(event, payload)]
+
+    def entity_targets(self, entity: str, identity: Any) -> list[Target]:
+        """Return what the configured strategies say belongs to an entity."""
+        rules = [rule for rule in self.config.invalidation if isinstance(rule, EntityRule)]
+        return [parse_target(text) for rule in rules for text in rule.invalidate_entity(entity, identity)]
+
+    def scope_path(self, target: Target) -> str:
+        """Return the scope path that a target names, checked against the configured trees."""
+        return self.config.scopes.check_path(target.text)
+
+    # -- ending -------------------------------------------------------------------------------------
+
+    def close(self) -> Plan[None]:
+        """Stop the threads, deregister, and give back files and connections."""
+        if self.closed:
+            return
+        self.closed = True
+        self._begun = False
+        with self.ledger.lock:
+            self.ledger.proven_until = float("-inf")
+            self._drop()
+        yield Blocking(self._stop)
+        yield from self.coherence.leave()
+        for disk in self._disks.values():
+            yield from disk.close()
+        if self.remote is not None:
+            yield from self.remote.close()
+        self.coherence.outbox.close()
+
+    def _stop(self) -> None:
+        self.listener.stop()
+        self.housekeeper.stop()
+
+    # -- forking ------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Hold the ledger still, so that the child does not inherit it half changed."""
+        self._lock.acquire()
+        self.ledger.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        self.ledger.lock.release()
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Keep what memory holds, unproven; everything that belongs to the parent is made anew."""
+        self.ledger.lock.release()
+        self._lock.release()
+        self._begun = False
+        self.flights.reset()
+        self.workers.reset()
+        for region in self._regions.values():
+            region.slots.reset()
+        self.listener.forked()
+        self.housekeeper.forked()
+        if self.log.kind == "memory":
+            return
+        self.coherence.forked()
+
+
+def tier_of(given: Any, name: str, clock: Clock) -> Tier:
+    """Return a user's own tier: an instance, a class or "package.module:Class", of a `Tier` or a `SimpleStore`.
+
+    Raises:
+        ConfigError: it has the methods of neither.
+    """
+    if isinstance(given, str):
+        given = load_object(given)
+    if isinstance(given, type):
+        given = given()
+    if hasattr(given, "put_if_newer"):
+        given.name = name
+        return given  # type: ignore[no-any-return]
+    if all(callable(getattr(given, method, None)) for method in ("get", "set", "delete")):
+        return SyncTier(given, name=name, clock=clock)
+    message = f"{given!r} is no tier: it needs get, set and delete (tiers.adapter.SimpleStore) or put_if_newer (tiers.base.Tier)"
+    raise ConfigError(message)
+
+
+class _Stores(Sequence["DiskTier"]):
+    """The disk tiers as coherence sees them: whatever has been opened by now."""
+
+    def __init__(self, disks: Mapping[str, DiskTier]) -> None:
+        self._disks = disks
+
+    def __len__(self) -> int:
+        return len(self._disks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self._disks.values())[index]
+
+
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_forking: list[Runtime] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = sorted((runtime for runtime in _runtimes if not runtime.closed), key=id)
+    for runtime in _forking:
+        runtime.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for runtime in reversed(_forking):
+        runtime.after_fork_in_parent()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for runtime in reversed(_forking):
+        runtime.after_fork_in_child()
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
