@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LocalCacheConfig
+from tiercast import CacheConfig, DistributedCacheConfig, LocalCacheConfig
 
 STACKS = ("memory", "memory+disk", "memory+redis", "memory+disk+redis", "disk", "redis")
 
@@ -51,8 +51,3 @@ class Async:
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
 
-
-def close_in(call: Sync | Async, manager: CacheManager) -> None:
-    """Close a manager the way its operations were called."""
-    call(manager.close)
-    call.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .coherence.records import Draft, Kind
 from .errors import InvalidationError
 from .invalidation.result import InvalidationResult
-from .keys import compile_glob, encode_pattern_target, encode_target, validate_key
+from .keys import compile_glob, encode_pattern_target, encode_tag, encode_target, validate_key
 from .loading.writing import bury
 from .operations import BATCH, Operations, several
 from .plans import Plan, drive, drive_async
@@ -150,12 +150,9 @@ class Invalidations(Operations):
         return await drive_async(self._invalidate(drafts, count, barrier, require_delivery))
 
     def _tag_drafts(self, tags: Iterable[str], region: str | None, *, soft: bool) -> list[Draft]:
-        tags = tags_of(tags)
         name = self._runtime.region(region).name if region is not None else ""
-        return [
-            Draft(Kind.TAG, name, tags[start : start + BATCH], soft, within=self._within())
-            for start in range(0, len(tags), BATCH)
-        ]
+        names = confined_to(self._within(), tags_of(tags))
+        return [Draft(Kind.TAG, name, names[start : start + BATCH], soft) for start in range(0, len(names), BATCH)]
 
     def _within(self) -> str:
         """Return the scope path that the tags of this view are confined to; "" for a manager."""
@@ -301,7 +298,7 @@ class Invalidations(Operations):
         drafts: list[Draft] = []
         for target in targets:
             if target.kind == "tag":
-                drafts.append(Draft(Kind.TAG, region or "", (target.text,), soft, within=within))
+                drafts.append(Draft(Kind.TAG, region or "", confined_to(within, tags_of((target.text,))), soft))
             elif target.kind == "scope":
                 drafts.append(Draft(Kind.SCOPE, region or "", (self._runtime.scope_path(target),), soft))
             else:
@@ -359,7 +356,7 @@ class Invalidations(Operations):
         if pattern is not None:
             drafts = [pattern_draft(name, path, pattern)]
         elif wanted:
-            drafts = [Draft(Kind.TAG, name, wanted, within=path)]
+            drafts = [Draft(Kind.TAG, name, confined_to(path, wanted))]
         elif path:
             drafts = [Draft(Kind.SCOPE, name, (path,))]
         else:
@@ -400,6 +397,11 @@ class Invalidations(Operations):
     def _nothing(self, count: bool) -> InvalidationResult:
         """Return the result of an invalidation that names nothing."""
         return InvalidationResult(self._runtime.coherence.position()[1], delivered=True, removed=0 if count else None)
+
+
+def confined_to(path: str, tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of tags inside a scope; the tags themselves for the root."""
+    return tuple(encode_tag(tag, path) for tag in tags) if path else tags
 
 
 def inside(scope: str, path: str) -> bool:

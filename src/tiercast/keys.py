@@ -271,3 +271,22 @@ def _shown(value: object) -> str:
     """Show a value in a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_TAG_MARK = "\x1f"
+
+
+def encode_tag(tag: str, within: str = "") -> str:
+    """Return a tag as records and entries name it; `within` is the scope path that it is confined to.
+
+    A tag stands for itself, but for one that begins with the mark of a confined tag; so no
+    tag can be taken for a confined one. Scope paths hold no control characters.
+    """
+    if within:
+        return f"{_TAG_MARK}{within}{_TAG_MARK}{tag}"
+    return f"{_TAG_MARK}{_TAG_MARK}{tag}" if tag.startswith(_TAG_MARK) else tag
+
+
+def is_confined_tag(name: str) -> bool:
+    """Whether `encode_tag` wrote it for a scope."""
+    return name.startswith(_TAG_MARK) and name[1:2] != _TAG_MARK

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .coherence.judging import Verdict
 from .coherence.log import Write
 from .config import DEFAULT, Default
-from .keys import storage_key
+from .keys import encode_tag, storage_key
 from .loading.leases import Lease, LeaseStore
 from .monitoring.counter import Counter
 from .serialization import UnreadableValue
@@ -521,6 +521,6 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
         if not tag:
             message = "a tag must not be empty"
             raise ValueError(message)
-    return tuple(sorted(set(tags)))
+    return tuple(sorted({encode_tag(tag) for tag in tags}))
 
 

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import BarrierTimeout, BusUnavailable, DeliveryError
 from ..keys import decode_target
 from ..monitoring.counter import Counter
-from ..plans import Pause, Plan
+from ..plans import Blocking, Pause, Plan
 from .inbox import Apply, Duplicate, Inbox
 from .log import Beat, Log, LogUnavailable, Member, Tail, Write
-from .records import Draft, Kind, Record
+from .records import Draft, Kind, Record, split
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -210,6 +210,8 @@ class Coherence:
         try:
             if self.outbox.waiting():
                 yield from self.replay()
+            # Looked at before the question: a sibling may replay a record after our pulse was answered.
+            clear = not self.outbox.waiting()
             asked = self.clock.monotonic()
             epoch, applied = self.position()
             pulse = yield from self.log.beat(
@@ -222,11 +224,7 @@ class Coherence:
         self.members_seen = pulse.members
         yield from self._follow(pulse.tail)
         with ledger.lock:
-            if (
-                ledger.epoch == pulse.tail.head.epoch
-                and ledger.applied >= pulse.tail.head.position
-                and not self.outbox.waiting()
-            ):
+            if clear and ledger.epoch == pulse.tail.head.epoch and ledger.applied >= pulse.tail.head.position:
                 ledger.clear_pending(sequence)
                 ledger.proven_until = max(ledger.proven_until, asked + self.span)
                 self.failure = ""
@@ -338,7 +336,7 @@ class Coherence:
         queues nothing.
         """
         now = self.clock.wall()
-        drafts = [replace(draft, origin=self.member, sent=now) for draft in drafts]
+        drafts = [part for draft in drafts for part in split(replace(draft, origin=self.member, sent=now))]
         self.counters.appends.add()
         try:
             if not self.started:
@@ -351,11 +349,13 @@ class Coherence:
             if require:
                 message = f"the log cannot be reached ({exc}); nothing was queued because require_delivery=True"
                 raise DeliveryError(message) from exc
-            return self._queue(drafts)
+            return (yield from self._queue(drafts))
         yield from self._follow(appended.tail)
         return Delivery(appended.tail.head.epoch, appended.position, appended.written)
 
-    def _queue(self, drafts: Sequence[Draft]) -> Delivery:
+    def _queue(self, drafts: Sequence[Draft]) -> Plan[Delivery]:
+        # Queued before it is marked: a heartbeat that finds nothing waiting takes the marks away.
+        yield Blocking(self.outbox.put, drafts)
         ledger = self.ledger
         local = 0
         with ledger.lock:
@@ -364,7 +364,6 @@ class Coherence:
                 if draft.kind is Kind.KEY:
                     self._remove((draft.region, *decode_target(target), ANYTHING, draft.soft) for target in draft.targets)
             epoch = ledger.epoch
-        self.outbox.put(drafts)
         self.counters.queued.add()
         return Delivery(epoch, None, local=local)
 

@@ -40,7 +40,7 @@ class Tail:
     head: Head
     records: tuple[Record, ...] | None
     word: int = 0
-    """`Log.heads[0]` as it stood when, or before, the records were read."""
+    """What `Log.heads[0]` is for the rows that were read; not the head as seen, which a writer raises before it commits."""
 
 
 @dataclass(frozen=True, slots=True)

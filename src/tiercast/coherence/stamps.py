@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Container, Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from ..keys import Glob, ancestors, compile_glob
+from ..keys import Glob, ancestors, compile_glob, encode_tag, is_confined_tag
 from .records import Kind
 
 K = TypeVar("K", bound=Hashable)
@@ -156,14 +156,16 @@ class Marks:
     """The hard, or the soft, stamps of one reach.
 
     Attributes:
+        confined: whether a tag was invalidated inside a scope only (`keys.encode_tag`).
         newest: no stamp is later. floor: what was born below it counts as matched, because older stamps were let go.
         floor_hits: how often only the floor spoke against an entry.
     """
 
-    __slots__ = ("by_scope", "floor", "floor_hits", "newest", "patterns", "scopes", "tags")
+    __slots__ = ("by_scope", "confined", "floor", "floor_hits", "newest", "patterns", "scopes", "tags")
 
     def __init__(self) -> None:
         self.tags: Series[str] = Series()
+        self.confined = False
         self.scopes: Series[str] = Series()
         self.patterns: Series[tuple[str, str, str]] = Series()
         self.by_scope: dict[str, Patterns] = {}
@@ -179,6 +181,8 @@ class Marks:
             for tag in tags:
                 if last.get(tag, 0) > born:
                     return True
+            if self.confined and scope and tags and any(last.get(tag, 0) > born for tag in confined(scope, tags)):
+                return True
         if last := self.scopes.last:
             if last.get("", 0) > born:
                 return True
@@ -202,6 +206,7 @@ class Marks:
         patterns = self.by_scope.get(scope)
         return (
             any(self.tags.between(tag, after, own) for tag in tags)
+            or (self.confined and any(self.tags.between(tag, after, own) for tag in confined(scope, tags)))
             or any(self.scopes.between(path, after, own) for path in ancestors(scope))
             or (
                 patterns is not None
@@ -256,6 +261,13 @@ class Marks:
             audit(indexed == position, f"pattern {text!r} is indexed at {indexed}, not {position}")
 
 
+def confined(scope: str, tags: Sequence[str]) -> Iterator[str]:
+    """Yield the names under which an entry's tags may have been invalidated inside its scope or one above it."""
+    for path in ancestors(scope)[1:]:
+        for tag in tags:
+            yield encode_tag(tag, path)
+
+
 class Stamps:
     """The stamps of one reach: a region's own, or those of every region.
 
@@ -273,7 +285,11 @@ class Stamps:
     def set(self, kind: Kind, target: str, position: int, *, soft: bool) -> None:
         """Record a tag or a scope; the root scope stands for the whole reach."""
         marks = self.soft if soft else self.hard
-        (marks.tags if kind is Kind.TAG else marks.scopes).set(target, position)
+        if kind is Kind.TAG:
+            marks.tags.set(target, position)
+            marks.confined = marks.confined or is_confined_tag(target)
+        else:
+            marks.scopes.set(target, position)
         self._grown(marks, position)
 
     def set_pattern(self, scope: str, text: str, position: int, tick: int, *, soft: bool) -> None:

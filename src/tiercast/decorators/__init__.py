@@ -6,11 +6,13 @@ from .cache_aside import cache_aside
 from .cached import async_cached, cached
 from .figures import FunctionStats
 from .memoize import memoize
+from .methods import DecoratorMethods
 from .stampede_protect import stampede_protect
 from .template import build_cache_key
 from .write_through import write_through
 
 __all__ = [
+    "DecoratorMethods",
     "FunctionStats",
     "async_cached",
     "build_cache_key",

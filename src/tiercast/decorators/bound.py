@@ -85,6 +85,7 @@ class Site:
             self.namespace = Namespace(recipe.max_items)
         self._generated: Any = None
         self._source: Source | None = None
+        self._region: Region | None = None
         self._moves = True
         self._make_key: Callable[..., str] | None = None
         if recipe.key is not None:
@@ -110,6 +111,9 @@ class Site:
             manager = CacheManager._instance or CacheManager.get_instance()
         if manager is not self._manager:
             self._bind(manager)
+        elif self._region is not None and self._source is not None:
+            # The disk log's mapped head is another object once its file was replaced.
+            self._source.namespace["_tc_heads"] = self._region.heads
         return manager
 
     def _bind(self, manager: CacheManager) -> None:
@@ -149,6 +153,7 @@ class Site:
             _tc_count=region.counters.hits.add,
             _tc_move=getattr(region.hot, "move_to_end", None),
         )
+        self._region = region
         source.namespace["_tc_get"] = region.hot.get  # last: until then nothing is found
 
     def unbind(self) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, overload
 
@@ -100,12 +101,11 @@ def cached(
         KeyTemplateError: a template cannot be read, or names what the function does not have.
         TypeError, ValueError: a generator function, a class, or an argument that cannot be.
     """
-    if callable(ttl) or isinstance(ttl, classmethod | staticmethod | property):
-        return cached()(ttl)
+    function, ttl = _bare(ttl)
     make_recipe = recipe_maker(
         ttl, key=key, tags=tags, scope=scope, region=region, max_items=max_items, version=version, manager=manager
     )
-    return lambda function: decorate(function, make_recipe)
+    return (lambda given: decorate(given, make_recipe)) if function is None else decorate(function, make_recipe)
 
 
 @overload
@@ -138,12 +138,22 @@ def async_cached(
     Raises:
         TypeError: the function is not async; and as `cached`.
     """
-    if callable(ttl) or isinstance(ttl, classmethod | staticmethod):
-        return async_cached()(ttl)
+    function, ttl = _bare(ttl)
     make_recipe = recipe_maker(
         ttl, key=key, tags=tags, scope=scope, region=region, max_items=max_items, version=version, manager=manager
     )
-    return lambda function: decorate(function, make_recipe, only_async="async_cached")
+
+    def decorator(given: Any) -> Any:
+        return decorate(given, make_recipe, only_async="async_cached")
+
+    return decorator if function is None else decorator(function)
+
+
+def _bare(first: Any) -> tuple[Any, Any]:
+    """Return (function, ttl) of a decorator's first argument, which is the function where it is used bare."""
+    if callable(first) or isinstance(first, classmethod | staticmethod | property | functools.cached_property):
+        return first, DEFAULT
+    return None, first
 
 
 def recipe_maker(

@@ -11,7 +11,7 @@ class FunctionStats(NamedTuple):
 
     Attributes:
         hits: calls answered without running the function, those that waited for another's load included.
-        misses: calls that ran it, or failed.
+        misses: calls (of `refresh` too) that ran it, or failed.
         loads: how often it ran, in the background and by `refresh` included.
     """
 

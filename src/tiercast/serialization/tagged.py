@@ -194,7 +194,13 @@ def _time(_: Lowering, value: dt.time, __: int) -> Any:
 
 def _in_iso(zone: dt.tzinfo | None) -> bool:
     """Return whether ISO 8601 text holds the whole of a time zone: none, or a fixed offset without a name."""
-    return zone is None or (type(zone) is dt.timezone and len(_arguments(zone)) == 1)
+    if zone is None:
+        return True
+    if type(zone) is not dt.timezone:
+        return False
+    offset, *name = _arguments(zone)
+    # CPython's fromisoformat takes +00:00:00.000001 for UTC, so parts of a second are spelled out.
+    return not name and not offset.microseconds
 
 
 def _spelled(zone: dt.tzinfo | None) -> Any:

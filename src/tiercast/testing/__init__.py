@@ -8,6 +8,7 @@ import pytest
 pytest.register_assert_rewrite(f"{__name__}.tier_contract", f"{__name__}.log_contract")
 
 from .clock import FakeClock  # noqa: E402
+from .log_contract import LogContract  # noqa: E402
 from .tier_contract import TierContract  # noqa: E402
 
-__all__ = ["FakeClock", "TierContract"]
+__all__ = ["FakeClock", "LogContract", "TierContract"]
