@@ -240,7 +240,9 @@ class Invalidations(Operations):
     ) -> InvalidationResult:
         """Invalidate what the configured strategies say an event means; an unknown event is ignored and counted."""
         targets = self._runtime.event_targets(event, payload)
-        return drive(self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery))
+        return drive(
+            self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery)
+        )
 
     async def handle_event_async(
         self,
@@ -272,7 +274,9 @@ class Invalidations(Operations):
     ) -> InvalidationResult:
         """Invalidate what the configured patterns say belongs to an entity."""
         targets = self._runtime.entity_targets(entity, id)
-        return drive(self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery))
+        return drive(
+            self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery)
+        )
 
     async def invalidate_entity_async(
         self,

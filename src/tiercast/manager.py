@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .config import CacheConfig
+from .decorators import DecoratorMethods
+from .decorators.bound import unbind
 from .errors import ConfigError
 from .invalidations import Invalidations
 from .plans import Plan, drive, drive_async
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .region import Region
 
 
-class CacheManager(Invalidations):
+class CacheManager(Invalidations, DecoratorMethods):
     """One cache of up to three tiers that stays true across processes.
 
     Thread-safe, loop-safe and fork-safe; sync and async callers may be mixed freely. The
@@ -71,12 +73,14 @@ class CacheManager(Invalidations):
         """Make `manager` the process's one; the one before it is left as it is."""
         with CacheManager._instance_lock:
             CacheManager._instance = manager
+        unbind()
 
     @classmethod
     def reset_instance(cls) -> None:
         """Close the process's manager and forget it; the next `get_instance` makes another."""
         with CacheManager._instance_lock:
             instance, CacheManager._instance = CacheManager._instance, None
+        unbind()
         if instance is not None:
             instance.close()
 

@@ -136,7 +136,9 @@ class Operations:
         current, address = self._address(key, region, scope, scope_params)
         if is_async(loader):
             refuse_async(loader)
-        return drive(self._get_or_set(current, address, Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh)))
+        return drive(
+            self._get_or_set(current, address, Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh))
+        )
 
     async def get_or_set_async(
         self,
@@ -180,6 +182,7 @@ class Operations:
         *,
         tags: Iterable[str] = (),
         as_of: Any = None,
+        as_type: Any = None,
         barrier: float | None = None,
         require_delivery: bool = False,
         region: str | None = None,
@@ -198,12 +201,13 @@ class Operations:
             tags: its tags.
             as_of: what `position()` said before the value was read. It is then stored only where
                 nothing invalidated it since; else the key is left empty.
+            as_type: the declared type of the value, for the disk and remote tiers.
 
         Raises:
             SerializationError: the value would not come back equal from a tier below; nothing is stored.
         """
         current, address = self._address(key, region, scope, scope_params)
-        return drive(self._set(current, address, value, ttl, tags_of(tags), as_of, barrier, require_delivery))
+        return drive(self._set(current, address, value, ttl, tags_of(tags), as_of, as_type, barrier, require_delivery))
 
     async def set_async(
         self,
@@ -213,6 +217,7 @@ class Operations:
         *,
         tags: Iterable[str] = (),
         as_of: Any = None,
+        as_type: Any = None,
         barrier: float | None = None,
         require_delivery: bool = False,
         region: str | None = None,
@@ -222,7 +227,7 @@ class Operations:
         """As `set`."""
         current, address = self._address(key, region, scope, scope_params)
         return await drive_async(
-            self._set(current, address, value, ttl, tags_of(tags), as_of, barrier, require_delivery)
+            self._set(current, address, value, ttl, tags_of(tags), as_of, as_type, barrier, require_delivery)
         )
 
     def _set(
@@ -233,20 +238,21 @@ class Operations:
         ttl: Ttl,
         tags: tuple[str, ...],
         as_of: Any,
+        as_type: Any,
         barrier: float | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         if as_of is None:
             as_of = current_as_of.get()
         if as_of is None:
-            return (yield from self._set_many(region, {address: value}, ttl, tags, barrier, require))
+            return (yield from self._set_many(region, {address: value}, ttl, tags, barrier, require, as_type))
         since = since_of(as_of)
         lifetime = region.lifetime(ttl)
         self._runtime.ready()
         yield from region.coherence.started_or_away()
         begin = region.begin()
         entry = region.entry(value, lifetime, tags, begin, address)
-        delivery, _ = yield from restore(region, address, entry, since, begin, require=require)
+        delivery, _ = yield from restore(region, address, entry, since, begin, require=require, as_type=as_type)
         return (yield from self._settled(delivery, barrier))
 
     def multi_set(
@@ -291,10 +297,11 @@ class Operations:
         tags: tuple[str, ...],
         barrier: float | None,
         require: bool,
+        as_type: Any = None,
     ) -> Plan[InvalidationResult]:
         region.lifetime(ttl)
         self._runtime.ready()
-        delivery = yield from put_many(region, values, ttl, tags, require=require)
+        delivery = yield from put_many(region, values, ttl, tags, require=require, as_type=as_type)
         return (yield from self._settled(delivery, barrier))
 
     # -- delete, contains, touch, ttl -------------------------------------------------------
@@ -373,9 +380,7 @@ class Operations:
         yield from self._settled(delivery, barrier)
         return len(found)
 
-    def contains(
-        self, key: str, *, region: str | None = None, scope: str | None = None, **scope_params: Any
-    ) -> bool:
+    def contains(self, key: str, *, region: str | None = None, scope: str | None = None, **scope_params: Any) -> bool:
         """Whether a live entry of the key is cached, in any tier."""
         current, address = self._address(key, region, scope, scope_params)
         return drive(self._newest(current, address)) is not None
@@ -433,9 +438,7 @@ class Operations:
     ) -> bool:
         """As `touch`."""
         current, address = self._address(key, region, scope, scope_params)
-        return await drive_async(
-            self._retag(current, address, (), current.lifetime(ttl), barrier, require_delivery)
-        )
+        return await drive_async(self._retag(current, address, (), current.lifetime(ttl), barrier, require_delivery))
 
     def tag_cache_key(
         self,

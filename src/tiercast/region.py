@@ -27,7 +27,7 @@ from .keys import encode_tag, storage_key
 from .loading.leases import Lease, LeaseStore
 from .monitoring.counter import Counter
 from .serialization import UnreadableValue
-from .tiers.entry import STALE, Address, Entry, Envelope
+from .tiers.entry import STALE, TYPED, Address, Entry, Envelope
 from .tiers.sizes import size_of
 
 if TYPE_CHECKING:
@@ -252,13 +252,13 @@ class Region:
             tags=tags,
         )
 
-    def envelope(self, tier: str, entry: Entry, begin: Begin, address: Address) -> Envelope:
-        """Make what a tier below stores of an entry.
+    def envelope(self, tier: str, entry: Entry, begin: Begin, address: Address, as_type: Any = None) -> Envelope:
+        """Make what a tier below stores of an entry; `as_type` is the declared type of its value.
 
         Raises:
             SerializationError: the value would not come back equal and of the same type.
         """
-        dumped = self.serializers[tier].dump(entry.value)
+        dumped = self.serializers[tier].dump(entry.value, as_type)
         shift = self.clock.wall() - self.clock.monotonic()
         return Envelope(
             epoch=begin.epoch,
@@ -272,7 +272,7 @@ class Region:
             tags=entry.tags,
             codec=dumped.codec,
             compressed=dumped.compressed,
-            flags=STALE if entry.stale else 0,
+            flags=(STALE if entry.stale else 0) | (0 if as_type is None else TYPED),
             version=self.settings.version,
             key=address.key,
             payload=dumped.payload,
@@ -522,5 +522,3 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
             message = "a tag must not be empty"
             raise ValueError(message)
     return tuple(sorted({encode_tag(tag) for tag in tags}))
-
-

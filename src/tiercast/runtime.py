@@ -383,7 +383,9 @@ class Runtime:
             "local_hits": total("hits"),
             "disk_hits": total("disk_hits"),
             "remote_hits": total("remote_hits"),
-            "memory_bytes": sum(memory.bytes for memory in memories),
+            "memory_bytes": sum(memory.bytes for memory in memories)
+            if any(memory.max_bytes for memory in memories)
+            else None,
             "tracked_namespaces": len(regions),
             "storage_type": "+".join(name for name, there in tiers.items() if there),
         }
@@ -514,6 +516,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tiercast.errors import SerializationError
 from tiercast.serialization import Serializer
+from tiercast.serialization.tagged import ATOMS, MAX_DEPTH, is_plain
 
 CODECS = ["json", "msgpack"]
 
@@ -205,6 +206,15 @@ def test_both_hours_of_a_clock_change_are_told_apart(codec):
 
 
 @pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("microseconds", [1, -1, 999_999, 3_600_000_001])
+def test_an_offset_of_parts_of_a_second_is_kept(codec, microseconds):
+    """CPython's fromisoformat reads an offset of one microsecond as UTC."""
+    serializer, zone = Serializer(codec), dt.timezone(dt.timedelta(microseconds=microseconds))
+    for value in (dt.datetime(2000, 1, 1, tzinfo=zone), dt.time(1, tzinfo=zone)):
+        assert identical(value, serializer.load(*serializer.dump(value)))
+
+
+@pytest.mark.parametrize("codec", CODECS)
 def test_a_value_is_not_touched_by_dump(codec):
     """Lowering makes new containers; the caller's value is the caller's."""
     inner = {"t": (1, [2]), "k": {1: {2}}}
@@ -245,6 +255,13 @@ def test_every_depth_that_dump_takes_can_be_loaded(codec):
             except SerializationError:
                 continue
             assert value == serializer.load(*dumped)
+
+
+def test_the_walk_stops_by_itself():
+    """Not by Python's own limit, which a service may have raised: in a ring it would walk until the stack is gone."""
+    for make in (lambda v: [v], lambda v: {"k": v}):
+        assert is_plain(nested(MAX_DEPTH, make), ATOMS, True, None)
+        assert not is_plain(nested(MAX_DEPTH + 1, make), ATOMS, True, None)
 
 
 def test_threads_share_a_serializer():

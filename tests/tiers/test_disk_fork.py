@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -172,43 +174,71 @@ def test_a_fork_inside_its_own_transaction(tier):
     assert list(found(tier)) == [KEY]
 
 
-def test_a_fork_does_not_wait_for_who_waits_for_it(tier):
-    """A transaction that needs the ledger's lock can end: the runtime's hook, which takes that lock, runs after ours."""
-    order = []
-    ledger = threading.Lock()
-    inside = threading.Event()
+HOOKS = """
+import os, sys, threading, time
 
-    def admit(at):
-        inside.set()
-        time.sleep(0.05)
-        with ledger:
-            order.append("transaction")
-        return True
+ledger = threading.Lock()
+order = []
 
-    def hook():
-        if not done:
-            ledger.acquire()
-            order.append("hook")
 
-    def unhook():
-        if not done:
-            ledger.release()
+def before():
+    assert ledger.acquire(timeout=10)
+    order.append("hook")
 
-    # A hook registered after ours runs before it, one registered before ours runs after it; so register
-    # ours anew behind the owner's, as it happens when a runtime makes its first disk tier.
-    done = []
-    os.register_at_fork(before=hook, after_in_parent=unhook, after_in_child=unhook)
-    databases._watching = False
-    Database(":memory:", lambda connection: None, 1.0)
-    thread = threading.Thread(target=put, args=(tier, 1, Guard(admit)))
-    thread.start()
-    inside.wait(10)
-    began = time.monotonic()
-    assert forked(lambda: put(tier, 2)) == 0
-    assert time.monotonic() - began < databases.FORK_PATIENCE
-    done.append(True)
-    thread.join()
-    assert order == ["transaction", "hook"]
+
+# As the runtime does it: registered when its module is imported, before the first disk tier is made.
+os.register_at_fork(before=before, after_in_parent=ledger.release, after_in_child=ledger.release)
+
+from tiercast import databases
+from tiercast.plans import drive
+from tiercast.testing import FakeClock
+from tiercast.testing.tier_contract import EPOCH, make_envelope
+from tiercast.tiers.base import Guard
+from tiercast.tiers.disk import DiskTier
+from tiercast.tiers.entry import Address
+
+key = Address("region", "", "key")
+tier = DiskTier(sys.argv[1], clock=FakeClock())
+drive(tier.drop(EPOCH, 0))
+inside = threading.Event()
+
+
+def admit(at):
+    inside.set()
+    time.sleep(0.2)
+    with ledger:
+        order.append("transaction")
+    return True
+
+
+def put(born, guard):
+    return drive(tier.put_if_newer(key, make_envelope(key, tier.clock, born), guard))
+
+
+thread = threading.Thread(target=put, args=(1, Guard(admit)))
+thread.start()
+inside.wait(10)
+began = time.monotonic()
+child = os.fork()
+if not child:
+    os._exit(put(2, Guard()).value != "stored")
+assert time.monotonic() - began < databases.FORK_PATIENCE / 2
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+print(order)
+"""
+
+
+def test_a_fork_does_not_wait_for_who_waits_for_it(tmp_path):
+    """A transaction that needs the ledger's lock ends before the runtime's hook, which takes that lock, runs."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HOOKS, str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("['transaction', 'hook']", 0), done.stderr
 
 
 def test_why_a_new_connection_alone_is_not_enough(tmp_path):
@@ -227,8 +257,6 @@ def test_why_a_new_connection_alone_is_not_enough(tmp_path):
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             child.execute("BEGIN IMMEDIATE")
 
-    commit = threading.Timer(0.05, lambda: None)
-    commit.start()
     result = []
     waiter = threading.Thread(target=lambda: result.append(forked(work)))
     waiter.start()

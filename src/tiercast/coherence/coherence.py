@@ -362,7 +362,9 @@ class Coherence:
             for draft in drafts:
                 local = ledger.mark_pending(draft)
                 if draft.kind is Kind.KEY:
-                    self._remove((draft.region, *decode_target(target), ANYTHING, draft.soft) for target in draft.targets)
+                    self._remove(
+                        (draft.region, *decode_target(target), ANYTHING, draft.soft) for target in draft.targets
+                    )
             epoch = ledger.epoch
         self.counters.queued.add()
         return Delivery(epoch, None, local=local)
@@ -374,7 +376,9 @@ class Coherence:
             if not batch:
                 return
             try:
-                appended = yield from self.log.append([item.draft for item in batch], self.position(), self.burials([item.draft for item in batch]))
+                appended = yield from self.log.append(
+                    [item.draft for item in batch], self.position(), self.burials([item.draft for item in batch])
+                )
             except BaseException:
                 self.outbox.release(batch)
                 raise
@@ -437,7 +441,10 @@ class Coherence:
         live = [member.name for member in self.members_seen if member.lapsed < 0]
         if len(live) < 2 or self.member not in live:
             return True
-        return max(live, key=lambda member: blake2b(f"{member}\0{name}".encode(errors="surrogatepass")).digest()) == self.member
+        return (
+            max(live, key=lambda member: blake2b(f"{member}\0{name}".encode(errors="surrogatepass")).digest())
+            == self.member
+        )
 
     def elected(self) -> bool:
         """Whether this process does what one process of the fleet should do: the first by name of the live."""
@@ -468,7 +475,9 @@ class Coherence:
             if left <= 0:
                 break
             yield Pause(min(left, 0.02))
-        message = f"not every live process has applied position {delivery.position} within {timeout} s: {', '.join(missing)}"
+        message = (
+            f"not every live process has applied position {delivery.position} within {timeout} s: {', '.join(missing)}"
+        )
         raise BarrierTimeout(message, missing=missing)
 
     def _not_applied(self, delivery: Delivery, waited: float) -> Plan[list[str]]:

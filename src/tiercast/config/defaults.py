@@ -59,10 +59,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "ttl": 3600,
             "ttl_jitter": 0.1,
             "grace": 300,
-            "hard_timeout": 30,
         },
     }
 )
+
+REGIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    # What `@memoize` keeps is for this process alone: values of any type, no serializer to refuse them.
+    {"memoize": {"local": {"type": "memory"}, "disk": None, "distributed": None}}
+)
+"""What regions that tiercast itself names set, unless the configuration says otherwise."""
 
 OPERATION_PARAMETERS = frozenset(
     {

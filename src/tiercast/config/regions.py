@@ -12,7 +12,7 @@ import attrs
 from ..keys import encode_part
 from . import checks
 from .checks import FieldError, option_names, optional_seconds, refuse_unknown, seconds, shown, suggestion
-from .defaults import DAY, DEFAULT, DEFAULT_REGION, MEBIBYTE, TTL, Default
+from .defaults import DAY, DEFAULT, DEFAULT_REGION, MEBIBYTE, REGIONS, TTL, Default
 from .settings import DistributedCacheConfig, LocalCacheConfig
 from .strategies import TimeRule
 
@@ -138,7 +138,7 @@ def resolve_region(config: CacheConfig, name: str) -> RegionConfig:
     options |= {tier: getattr(config, tier) for tier in TIERS}
     options |= _time_options(config)
     for layer in dict.fromkeys((DEFAULT_REGION, name)):
-        overrides = config.regions.get(layer)
+        overrides = config.regions.get(layer, REGIONS.get(layer))
         if overrides is not None:
             options = _overridden(options, overrides, ("regions", layer))
     where = ("regions", name) if name in config.regions else ()

@@ -24,6 +24,7 @@ from ..errors import LoadTimeout
 from ..plans import Blocking, Plan
 from ..region import LARGE, MISS, Missing, State, Ttl, tags_of
 from ..tiers.base import Guard, Put
+from ..tiers.entry import TYPED
 from .context import NOT_MODIFIED, LoadContext
 from .flights import ABANDONED, AwaitFlight, Failure, Flight, Join, leading
 from .loads import Load
@@ -116,7 +117,8 @@ def find(region: Region, address: Address, *, proven: bool, as_type: Any = None)
         (region.counters.disk_hits if tier is region.disk else region.counters.remote_hits).add()
         if tier is region.remote and region.disk is not None:
             yield from put_disk(region, address, envelope, vouched)
-        region.insert(address, entry, vouched)
+        if as_type is not None or not envelope.flags & TYPED:
+            region.insert(address, entry, vouched)
         if region.sliding:
             yield from slide(region, address, entry)
         result.entry, result.vouched = entry, vouched
@@ -154,7 +156,8 @@ def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = T
             if promote:
                 if tier is region.remote and region.disk is not None:
                     yield from put_disk(region, address, envelope, vouched)
-                region.insert(address, entry, vouched)
+                if not envelope.flags & TYPED:
+                    region.insert(address, entry, vouched)
         missing = [address for address in missing if address not in found]
     for _ in missing:
         region.counters.misses.add()
@@ -363,7 +366,7 @@ def load(
     )  # fmt: skip
     entry.stale = context.stale
     if context.keep:
-        yield from store(region, address, entry, begin)
+        yield from store(region, address, entry, begin, want.as_type)
     return Found(entry, entry.born)
 
 
@@ -385,12 +388,12 @@ def failed(region: Region, address: Address, local_key: Hashable, stale: Entry, 
     yield
 
 
-def store(region: Region, address: Address, entry: Entry, begin: Begin) -> Plan[bool]:
+def store(region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None) -> Plan[bool]:
     """Store a fill in every tier, from the lowest up, unless it lost a race; False where it did."""
     if recently_invalidated(region, address, entry.tags, begin):
         region.counters.fills_refused.add()
         return False
-    envelopes = yield from encode(region, address, entry, begin)
+    envelopes = yield from encode(region, address, entry, begin, as_type)
     proven = region.coherence.proven()
     if region.remote is not None and proven:
         if region.judge(address, entry, entry.born) in (Verdict.DEAD, Verdict.UNKNOWN):
@@ -418,14 +421,16 @@ def recently_invalidated(region: Region, address: Address, tags: Sequence[str], 
         )
 
 
-def encode(region: Region, address: Address, entry: Entry, begin: Begin) -> Plan[dict[str, Envelope]]:
+def encode(
+    region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None
+) -> Plan[dict[str, Envelope]]:
     """Make what each tier below will store; one that has none below costs nothing."""
     envelopes: dict[str, Envelope] = {}
     for tier in region.below:
         if region.looks_large(entry.value):
-            envelopes[tier.name] = yield Blocking(region.envelope, tier.name, entry, begin, address)
+            envelopes[tier.name] = yield Blocking(region.envelope, tier.name, entry, begin, address, as_type)
         else:
-            envelopes[tier.name] = region.envelope(tier.name, entry, begin, address)
+            envelopes[tier.name] = region.envelope(tier.name, entry, begin, address, as_type)
     return envelopes
 
 

@@ -53,6 +53,7 @@ def put_many(
     tags: tuple[str, ...],
     *,
     require: bool,
+    as_type: Any = None,
 ) -> Plan[Delivery]:
     """Store values as true now, under one key record; the value of the last `set` of a key wins.
 
@@ -65,7 +66,7 @@ def put_many(
     parcels = []
     for address, value in values.items():
         entry = region.entry(value, region.lifetime(ttl), tags, begin, address)
-        parcels.append(Parcel(address, entry, (yield from encode(region, address, entry, begin))))
+        parcels.append(Parcel(address, entry, (yield from encode(region, address, entry, begin, as_type))))
     fence = region.coherence.settings.fence
     writes = value_writes(region, parcels, fence)
     draft = key_draft(region, list(values))
@@ -120,13 +121,14 @@ def restore(
     require: bool = False,
     old_tags: Sequence[str] = (),
     vouched: int = 0,
+    as_type: Any = None,
 ) -> Plan[tuple[Delivery, bool]]:
     """Store a value that was computed before its own record: only where nothing that matches came between.
 
     Returns:
         The delivery, and whether the value was stored; where not, the key is left empty.
     """
-    envelopes = yield from encode(region, address, entry, begin)
+    envelopes = yield from encode(region, address, entry, begin, as_type)
     delivery = yield from bury(region, [address], require=require)
     if not delivery.delivered:
         return delivery, False

@@ -11,6 +11,9 @@ STALE = 1
 TOMBSTONE = 2
 """Envelope flag: nothing is here, and nothing born earlier may come back."""
 
+TYPED = 4
+"""Envelope flag: the value was lowered from a declared type; who reads it without the type gets plain data."""
+
 
 class Address(NamedTuple):
     """Where an entry lives, the same in every tier.
@@ -42,7 +45,7 @@ class Envelope:
         tags: the entry's tags, sorted.
         codec: the id of the codec of `payload`.
         compressed: whether `payload` is compressed (zstd).
-        flags: STALE | TOMBSTONE.
+        flags: STALE | TOMBSTONE | TYPED.
         version: the region's `version`, as text.
         key: the user's key.
         payload: the encoded value.

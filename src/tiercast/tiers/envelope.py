@@ -2,7 +2,7 @@
 
     offset  length  field
     0       3       b"TC1": magic and version
-    3       1       flags, one hex digit: 1 STALE, 2 TOMBSTONE
+    3       1       flags, one hex digit: 1 STALE, 2 TOMBSTONE, 4 TYPED
     4       16      born
     20      16      end of the fence, ms since 1970 by the storing server's clock; 0 in L2
     36      16      keep_until, ms since 1970; all f: none
@@ -30,7 +30,7 @@ from binascii import Error as HexError
 from binascii import crc32, hexlify, unhexlify
 from typing import Final, NamedTuple
 
-from .entry import STALE, TOMBSTONE, Envelope
+from .entry import STALE, TOMBSTONE, TYPED, Envelope
 
 MAGIC: Final = b"TC1"
 FLAGS_AT: Final = 3
@@ -50,8 +50,8 @@ _CRC: Final = struct.Struct(">I")
 # created, ttl, cost, codec, compressed; characters of epoch, version, scope, key; tags; bytes of all texts
 _REST: Final = struct.Struct(">dddHBIIIIII")
 _TEXT_AT: Final = _BODY_AT + _REST.size
-_FLAGS: Final = {b"%x" % flags: flags for flags in range((STALE | TOMBSTONE) + 1)}
-_STARTS: Final = tuple(b"%b%x" % (MAGIC, flags) for flags in range((STALE | TOMBSTONE) + 1))
+_FLAGS: Final = {b"%x" % flags: flags for flags in range((STALE | TOMBSTONE | TYPED) + 1)}
+_STARTS: Final = tuple(b"%b%x" % (MAGIC, flags) for flags in range((STALE | TOMBSTONE | TYPED) + 1))
 _LAST: Final = 1.8e16
 """Seconds; what ends later ends 570 million years from now."""
 
@@ -64,7 +64,7 @@ class Head(NamedTuple):
     """What the header says, read without the body and its checksum.
 
     Attributes:
-        flags: STALE | TOMBSTONE.
+        flags: STALE | TOMBSTONE | TYPED.
         born: see `Envelope`.
         fence: end of the fence, ms since 1970 by the storing server's clock.
         keep: `keep_until` in ms since 1970, or NEVER. fresh: `fresh_until` likewise.

@@ -1,0 +1,129 @@
+"""`@write_through`: it stores what the function returned, unless something else wrote meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tiercast.decorators import cached, write_through
+from tiercast.errors import KeyTemplateError
+
+
+@pytest.fixture
+def update(manager, origin):
+    @write_through(
+        key="user:{user_id}",
+        ttl=60,
+        invalidate_patterns=["user:{user_id}:*"],
+        invalidate_tags=["lists", "org:{org}"],
+    )
+    def update(user_id, org="a", before=lambda: None):
+        before()
+        return origin(user_id)
+
+    return update
+
+
+def test_the_readers_see_what_was_written(manager, update):
+    @cached(key="user:{user_id}")
+    def get_user(user_id):
+        raise AssertionError
+
+    assert update("1") == "value 1"
+    assert get_user(1) == "value 1"
+    assert 59 < manager.ttl("user:1") <= 60
+    assert update(user_id=1) == "value 2"
+    assert get_user(1) == "value 2"
+
+
+def test_patterns_and_tags_are_invalidated(manager, update):
+    manager.set("user:1:posts", "old")
+    manager.set("user:2:posts", "kept")
+    manager.set("list", "old", tags=["lists"])
+    manager.set("org", "old", tags=["org:a"])
+    update(1)
+    assert manager.multi_get(["user:1:posts", "user:2:posts", "list", "org", "user:1"]) == {
+        "user:2:posts": "kept", "user:1": "value 1",
+    }  # fmt: skip
+
+
+def test_what_an_argument_brings_cannot_widen_a_pattern(manager, update):
+    manager.set("user:1:posts", "kept")
+    update("*")
+    assert manager.get("user:1:posts") == "kept"
+
+
+@pytest.mark.parametrize("meanwhile", ["invalidate_keys", "set", "write"])
+def test_two_overlapping_writers_leave_the_key_empty(manager, update, meanwhile):
+    """Nobody can tell whose value the origin holds: empty is right, either value may be wrong."""
+    acts = {
+        "invalidate_keys": lambda: manager.invalidate_keys(["user:1"]),
+        "set": lambda: manager.set("user:1", "other"),
+        "write": lambda: update(1),
+    }
+    assert update(1, before=acts[meanwhile]).startswith("value")
+    assert manager.get("user:1", "empty") == "empty"
+
+
+def test_a_function_that_raises_leaves_nothing_that_may_be_old(manager, update):
+    """The write may have happened before it raised."""
+    manager.set("user:1", "old")
+    manager.set("user:1:posts", "old")
+
+    def broken():
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        update(1, before=broken)
+    assert manager.multi_get(["user:1", "user:1:posts"]) == {}
+
+
+def test_a_function_that_returns_nothing_stores_nothing(manager):
+    @write_through(key="user:{user_id}")
+    def save(user_id): ...
+
+    manager.set("user:1", "old")
+    assert save(1) is None
+    assert not manager.contains("user:1")
+
+
+def test_a_key_that_cannot_be_made_fails_before_the_write(manager, update, origin):
+    with pytest.raises(TypeError, match="parameter 'user_id'"):
+        update(object())
+    assert origin.calls == []
+    with pytest.raises(KeyTemplateError, match="'id'"):
+        write_through(key="user:{user_id}", invalidate_patterns="user:{id}:*")(lambda user_id: None)
+
+
+async def test_async_writers_and_cancelled_ones(manager, origin):
+    started = asyncio.Event()
+
+    @write_through(key="user:{user_id}")
+    async def save(user_id, wait=False):
+        if wait:
+            started.set()
+            await asyncio.sleep(3600)
+        return origin(user_id)
+
+    assert await save(1) == "value 1" == await manager.get_async("user:1")
+    await save.invalidate(1)
+    assert not manager.contains("user:1")
+    await save(1)
+    task = asyncio.create_task(save(1, wait=True))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not manager.contains("user:1")
+
+
+def test_write_through_on_a_method(manager):
+    class Users:
+        @write_through(key="user:{user_id}")
+        def save(self, user_id, name):
+            return name
+
+    assert Users().save(1, "n") == "n" == manager.get("user:1")
+    Users().save.invalidate(1, "n")
+    assert not manager.contains("user:1")
