@@ -28,6 +28,7 @@ from .loading.leases import Lease, LeaseStore
 from .monitoring.counter import Counter
 from .serialization import UnreadableValue
 from .tiers.entry import STALE, TYPED, Address, Entry, Envelope
+from .tiers.frozen import frozen
 from .tiers.sizes import size_of
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Region:
         self.backoff: dict[Hashable, tuple[float, float]] = {}
         self.rng = rng or random.Random()
         self.copies = settings.local is not None and settings.local.copy_on_read
+        self.freezes = settings.local is not None and settings.local.freeze
         self.monotonic = clock.monotonic
         self.heads = coherence.log.heads
         self.hot: Mapping[Hashable, Entry] = NOTHING
@@ -424,6 +426,8 @@ class Region:
                 return False
             if verdict is Verdict.STALE:
                 entry.stale = True
+            if self.freezes:
+                entry.value = frozen(entry.value)
             entry.checked = self.view.checkpoint
             entry.local = self.ledger.local_sequence if local is None else local
             now = self.clock.monotonic()
@@ -476,7 +480,9 @@ class Region:
 
     def hand_out(self, entry: Entry) -> Any:
         """Return an entry's value as the region hands values out."""
-        return copy.deepcopy(entry.value) if self.copies else entry.value
+        if self.copies:
+            return copy.deepcopy(entry.value)
+        return frozen(entry.value) if self.freezes else entry.value
 
     def touch(self, local_key: Hashable, entry: Entry) -> None:
         """Tell the eviction policy of a read that took the slow path."""

@@ -66,7 +66,7 @@ class CoherenceView:
             position=position,
             carried=coherence.carried,
             waiting=coherence.outbox.waiting(),
-            failure=coherence.failure,
+            failure=coherence.failure or runtime.listener.failure,
             member=coherence.member,
             members=tuple(member.name for member in coherence.members_seen if member.lapsed < 0),
             counters={name: getattr(coherence.counters, name).value for name in coherence.counters.__slots__},
@@ -110,13 +110,14 @@ class CoherenceView:
                 if not beaten:
                     yield from coherence.beat()
                     beaten = True
-                heard = not listening or coherence.listen is None or runtime.listener.connected
+                listener = runtime.listener
+                heard = not listening or coherence.listen is None or listener.connected
                 if heard and coherence.proven():
                     return
                 if heard:
                     beaten = False
                 missing = "a heartbeat was answered, but " + (
-                    "memory is not proven yet" if heard else "nothing was heard on the bus"
+                    "memory is not proven yet" if heard else f"nothing is heard on the bus ({listener.failure or 'silence'})"
                 )
             except LogUnavailable as exc:
                 missing = coherence.failure = str(exc)

@@ -31,7 +31,7 @@ from ..monitoring.counter import Counter
 from ..plans import Blocking, Pause, Plan
 from .inbox import Apply, Duplicate, Inbox
 from .log import Beat, Log, LogUnavailable, Member, Tail, Write
-from .records import Draft, Kind, Record, split
+from .records import Draft, Kind, Malformed, Record, split
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -320,7 +320,12 @@ class Coherence:
         if isinstance(verdict, Duplicate):
             self.counters.duplicates.add()
             return
-        self.counters.gaps.add()
+        if isinstance(verdict, Malformed):
+            if not self.counters.malformed.value:  # one line is enough: whoever may publish could fill the disk
+                logger.warning("a malformed message on the bus; the log is read instead: %s", verdict.reason)
+            self.counters.malformed.add()
+        else:
+            self.counters.gaps.add()
         try:
             yield from self.catch_up()
         except LogUnavailable as exc:

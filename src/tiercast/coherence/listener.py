@@ -37,6 +37,9 @@ class Listener:
         self.heard = Counter()
         self.failures = Counter()
         self.connected = False
+        self.failure = ""
+        """Why the bus is not heard; "" where it is."""
+        self._channel: Channel | None = None
 
     def alive(self) -> bool:
         """Whether the thread runs in this process."""
@@ -62,8 +65,10 @@ class Listener:
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread and wait for it."""
         self._stop.set()
-        thread = self._thread
+        channel, thread = self._channel, self._thread
         if thread is not None and self.alive() and thread is not threading.current_thread():
+            if channel is not None:
+                channel.close()  # wakes the thread that waits in it
             thread.join(timeout)
 
     def forked(self) -> None:
@@ -71,6 +76,7 @@ class Listener:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = None
+        self._channel = None
         self.connected = False
 
     def _run(self) -> None:
@@ -86,9 +92,11 @@ class Listener:
                 failing = False
             except Exception as exc:
                 self.connected = False
+                if self._stop.is_set():
+                    return
                 self.failures.add()
-                self._coherence.failure = f"{type(exc).__name__}: {exc}"
-                if not failing and not self._stop.is_set():
+                self.failure = self._coherence.failure = f"{type(exc).__name__}: {exc}"
+                if not failing:
                     expected = isinstance(exc, LogUnavailable | OSError)
                     logger.warning("the bus is away: %s", exc, exc_info=None if expected else exc)
                 failing = True
@@ -97,8 +105,9 @@ class Listener:
     def _follow(self, listen: Callable[[], Channel]) -> None:
         """Listen until something breaks; whoever begins to listen catches up first."""
         with closing(listen()) as channel:
+            self._channel = channel
             self._beat()
-            self.connected = True
+            self.connected, self.failure = True, ""
             heartbeat = self._coherence.settings.heartbeat
             due = time.monotonic() + heartbeat
             while not self._stop.is_set():

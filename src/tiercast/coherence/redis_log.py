@@ -232,8 +232,10 @@ class RedisLog:
             wire.options(self._options, since, options),
             *operands,
         )
+        # Readers wait for all but an append, to prove their memory; so it has no longer than a read.
+        timeout = None if operation == "append" else self._connections.read_timeout
         try:
-            (reply,) = yield self._connections.commands(command, retry=True)
+            (reply,) = yield self._connections.commands(command, timeout=timeout, retry=True)
         except Unavailable as exc:
             raise LogUnavailable(str(exc)) from exc
         if isinstance(reply, Exception):

@@ -425,6 +425,8 @@ def encode(
     region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None
 ) -> Plan[dict[str, Envelope]]:
     """Make what each tier below will store; one that has none below costs nothing."""
+    if region.strict is not None:
+        region.strict.check(entry.value, as_type)
     envelopes: dict[str, Envelope] = {}
     for tier in region.below:
         if region.looks_large(entry.value):
