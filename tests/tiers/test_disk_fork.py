@@ -137,6 +137,49 @@ def test_child_and_parent_share_the_file_after_a_fork(tier):
     connection.close()
 
 
+def test_the_child_keeps_the_log_alive_when_the_parent_closes(tier):
+    """A child's connections hold locks of their own: the parent's last close does not take the log away from it."""
+    put(tier, 1)
+    found(tier)
+    child_done, child_says = os.pipe()
+    parent_done, parent_says = os.pipe()
+
+    def work():
+        assert put(tier, 2) is Put.STORED
+        os.write(child_says, b"x")
+        os.read(parent_done, 1)
+        assert found(tier)[KEY].born == 3
+        assert put(tier, 4) is Put.STORED
+
+    def parent():
+        os.read(child_done, 1)
+        drive(tier.close())
+        assert put(tier, 3) is Put.STORED
+        os.write(parent_says, b"x")
+
+    thread = threading.Thread(target=parent)
+    thread.start()
+    outcome = forked(work)
+    thread.join()
+    for end in (child_done, child_says, parent_done, parent_says):
+        os.close(end)
+    assert outcome == 0
+    assert found(tier)[KEY].born == 4
+
+
+def test_locks_that_other_threads_hold_are_not_inherited(tier):
+    """A fork while some thread is opening the tier, or noting that it failed, leaves the child free to do so."""
+    put(tier, 1)
+
+    def work():
+        tier.store.failed(OSError("made up"))
+        tier.clock.advance(60)
+        assert put(tier, 2) is Put.STORED
+
+    with tier.store._opening, tier.store._breaker._lock:
+        assert forked(work, 5) == 0
+
+
 def test_a_fork_that_cannot_wait_leaves_the_child_without_the_disk(tier, monkeypatch, caplog):
     """A transaction that outlasts the patience of a fork: the child's disk fails, safely; the parent goes on."""
     monkeypatch.setattr(databases, "FORK_PATIENCE", 0.05)

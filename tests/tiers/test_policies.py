@@ -50,21 +50,21 @@ def test_lru_is_the_published_lru_on_a_loop():
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("size, published", [(250, 16.47), (500, 23.45), (1000, 32.83), (2000, 42.47)])
+@pytest.mark.parametrize(("size", "published"), [(250, 16.47), (500, 23.45), (1000, 32.83), (2000, 42.47)])
 def test_lru_is_the_published_lru(size, published):
     """arc_oltp: exact LRU, as measured in Caffeine's simulator."""
     assert round(hit_ratio(read_trace("arc_oltp"), "lru", size), 2) == published
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("size, arc", [(250, 21.46), (500, 30.61), (1000, 39.06), (2000, 46.17)])
+@pytest.mark.parametrize(("size", "arc"), [(250, 21.46), (500, 30.61), (1000, 39.06), (2000, 46.17)])
 def test_the_best_policy_is_as_good_as_arc(size, arc):
     """arc_oltp: S3-FIFO, the best of ours there, is at most one point below ARC."""
     assert hit_ratio(read_trace("arc_oltp"), "s3fifo", size) >= arc - 1
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("share, wanted", [(0.001, 22), (0.01, 42), (0.1, 62)])
+@pytest.mark.parametrize(("share", "wanted"), [(0.001, 22), (0.01, 42), (0.1, 62)])
 def test_the_best_policy_on_recommendations(share, wanted):
     """scarab_recs at 0.1, 1 and 10 % of the unique keys."""
     keys = read_trace("scarab_recs")
@@ -87,15 +87,28 @@ def test_sieve_spares_what_was_visited():
     assert sorted(key for key, _ in tier.items()) == list("ABDGHIJ")
 
 
+def test_sieve_spares_once_however_often_something_was_read():
+    """Visits do not add up: the hand clears them in one pass."""
+    tier = MemoryTier(2, policy="sieve")
+    for key in "AB":
+        tier.insert(key, entry())
+    for key in "AAAB":
+        tier.touch(key, tier.get(key))
+    assert [gone.key for gone in tier.insert("C", entry())] == ["A"]
+
+
 def test_s3fifo_lets_one_hit_wonders_go_and_remembers_the_rest():
     """What was read twice on trial outlives a flood; what left and comes back goes to the main queue at once."""
     tier = MemoryTier(10, policy="s3fifo")
     tier.insert("hot", entry())
+    tier.insert("warm", entry())
+    tier.touch("warm", tier.get("warm"))
     for _ in range(2):
         tier.touch("hot", tier.get("hot"))
     for number in range(100):
         tier.insert(f"flood{number}", entry())
     assert tier.get("hot") is not None
+    assert tier.get("warm") is None
     left = "flood90"
     assert tier.get(left) is None
     tier.insert(left, entry())
@@ -189,6 +202,16 @@ def test_a_cache_that_makes_values_up_is_not_asked_for_them():
     tier.insert("a", entry("A"))
     assert tier.get("a").value == "A"
 
+    class InventiveInTime(cachetools.TTLCache):
+        def __missing__(self, key):
+            return "made up"
+
+    now = [0.0]
+    tier = MemoryTier(None, policy=InventiveInTime(2, 5, timer=lambda: now[0]))
+    tier.insert("a", entry("A"))
+    now[0] = 6.0
+    assert tier.get("a") is None
+
 
 def test_both_bounds_hold_with_a_users_cache():
     """`max_size` holds beside the cache's own limit, whichever is smaller."""
@@ -200,7 +223,7 @@ def test_both_bounds_hold_with_a_users_cache():
 
 
 @pytest.mark.parametrize(
-    "policy, kind",
+    ("policy", "kind"),
     [
         (cachetools.LFUCache, "LFUCache"),
         ("cachetools:FIFOCache", "FIFOCache"),
@@ -216,7 +239,7 @@ def test_how_a_cache_may_be_given(policy, kind):
 
 
 @pytest.mark.parametrize(
-    "policy, message",
+    ("policy", "message"),
     [
         ("lur", "'lur' is none of fifo, lfu, lru, random, s3fifo, sieve"),
         ("cachetools:NoCache", "has no attribute 'NoCache'"),

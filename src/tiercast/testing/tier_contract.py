@@ -109,7 +109,14 @@ class TierContract:
     def test_what_was_put_comes_back(self, tier: Tier, address: Address, clock: FakeClock, run: Run) -> None:
         """Every field of an entry survives, deadlines to the millisecond."""
         put = make_envelope(
-            address, clock, born=7, tags=("t", "é|\x00"), version="v2", compressed=True, codec=65, payload=bytes(range(256))
+            address,
+            clock,
+            born=7,
+            tags=("t", "é|\x00"),
+            version="v2",
+            compressed=True,
+            codec=65,
+            payload=bytes(range(256)),
         )
         assert run(tier.put_if_newer(address, put, Guard())) is Put.STORED
         assert run(tier.get_many([address], EPOCH)).found == {address: put}

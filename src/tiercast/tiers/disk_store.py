@@ -267,6 +267,7 @@ class DiskStore:
             # diskcache waits a minute for a lock while it opens; find out beforehand.
             execute("BEGIN IMMEDIATE")
             execute("ROLLBACK")
+            # It writes its settings, which proves that the disk takes writes.
             self.cache = BytesCache(self.database, self.directory, **{**SETTINGS, "size_limit": self.size_limit})
             execute("BEGIN IMMEDIATE")
             try:
@@ -275,7 +276,6 @@ class DiskStore:
                     " (id INTEGER PRIMARY KEY CHECK (id = 1), epoch TEXT NOT NULL, position INTEGER NOT NULL)"
                 )
                 execute("INSERT OR IGNORE INTO TiercastPosition VALUES (1, '', 0)")
-                execute("UPDATE TiercastPosition SET id = 1")  # so that opening proves that it can write
             except BaseException:
                 execute("ROLLBACK")
                 raise
@@ -335,7 +335,7 @@ def _broken(path: str) -> bool:
     finally:
         with suppress(sqlite3.Error):
             connection.close()
-    return answer != ("ok",)
+    return bool(answer != ("ok",))
 
 
 _stores: weakref.WeakValueDictionary[str, DiskStore] = weakref.WeakValueDictionary()
