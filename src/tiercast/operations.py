@@ -5,6 +5,7 @@ Each operation is one plan and two short methods that run it, so no logic stands
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -583,7 +584,9 @@ def lock(lock_ttl: float | timedelta | None) -> float | None:
 
 
 def remaining(region: Region, entry: Entry | None) -> float | None:
-    """Return how long an entry stays fresh."""
+    """Return how long an entry stays fresh; one that lives until it is invalidated has no end that a user set."""
     if entry is None:
         return None
+    if entry.ttl == math.inf:
+        return math.inf
     return max(0.0, entry.expires - region.clock.monotonic())

@@ -166,6 +166,8 @@ class TestTime:
         assert 55 < call(cache.ttl, "k") <= 60
         call(cache.set, "d", 1, timedelta(minutes=2))
         assert 115 < call(cache.ttl, "d") <= 120
+        call(cache.set, "e", 1, None)
+        assert call(cache.ttl, "e") == math.inf
         assert call(cache.ttl, "absent") is None
 
     def test_touch(self, cache: CacheManager, call: Sync) -> None:

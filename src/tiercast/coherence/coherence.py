@@ -53,7 +53,7 @@ class SharedStore(Protocol):
 
     def applied(self) -> tuple[str, int]: ...
 
-    def apply(self, epoch: str, after: int, keys: Sequence[tuple[str, str, str, int]], upto: int) -> Plan[bool]: ...
+    def apply(self, epoch: str, after: int, keys: Sequence[Removal], upto: int) -> Plan[bool]: ...
 
     def drop(self, epoch: str, position: int) -> Plan[None]: ...
 
@@ -529,11 +529,11 @@ class Coherence:
         self.ledger.proven_until = float("-inf")
 
 
-def keys_of(records: Iterable[Record]) -> list[tuple[str, str, str, int]]:
-    """Return (region, scope, key, position) for every key that the key records name."""
+def keys_of(records: Iterable[Record]) -> list[Removal]:
+    """Return (region, scope, key, position, soft) for every key that the key records name."""
     return [
-        (record.region, *decode_target(target), record.position)
+        (record.region, *decode_target(target), record.position, record.soft)
         for record in records
-        if record.kind is Kind.KEY and not record.soft
+        if record.kind is Kind.KEY
         for target in record.targets
     ]
