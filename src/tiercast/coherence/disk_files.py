@@ -299,6 +299,11 @@ class DiskFiles:
             # Closed after it was renamed: SQLite sees that, and leaves the new files of those names alone.
             self._close()
 
+    def __del__(self) -> None:
+        # Nobody else holds it, so the locks are not needed; a process that only forgot it leaks nothing.
+        if self._pid == os.getpid():
+            self._close()
+
     def _close(self) -> None:
         self._close_connections()
         if self._head_fd >= 0:

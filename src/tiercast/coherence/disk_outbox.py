@@ -167,6 +167,11 @@ class DiskOutbox:
                 self._database.close()
                 self._database = None
 
+    def __del__(self) -> None:
+        # Nobody else holds it, so the lock is not needed.
+        if self._database is not None:
+            self._database.close()
+
     def before_fork(self) -> None:
         self._lock.acquire()
         self.close()
