@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .config import CacheConfig
@@ -13,6 +12,10 @@ from .decorators import DecoratorMethods
 from .decorators.bound import unbind
 from .errors import ConfigError
 from .invalidations import Invalidations
+from .loading.hits import Contexts, bind_gets
+from .monitoring.listeners import Listening
+from .observing.fleet import Process, fleet_of
+from .operations import Operations
 from .plans import Plan, drive, drive_async
 from .runtime import Runtime
 from .status import CoherenceView
@@ -44,8 +47,10 @@ class CacheManager(Invalidations, DecoratorMethods):
             message = f"config must be a CacheConfig, not {config!r}; CacheConfig.from_dict reads a mapping"
             raise ConfigError(message)
         self._runtime = Runtime(self.config, clock)
-        self._current: ContextVar[Region | None] = ContextVar("tiercast_region", default=None)
+        self._current = Contexts()
+        bind_gets(self, Operations, self._runtime.default, "", self._current)
         self.coherence = CoherenceView(self._runtime)
+        self.monitor = self._runtime.monitor
 
     # -- the process's one manager ------------------------------------------------------------
 
@@ -96,7 +101,10 @@ class CacheManager(Invalidations, DecoratorMethods):
         found = (self._current.get() or self._runtime.default) if region is None else self._runtime.region(region)
         if scope is None and not params:
             return found, ""
-        return found, self.config.scopes.resolve(scope, params)
+        path = self.config.scopes.resolve(scope, params)
+        if region is None:
+            self._current.remember({"scope": scope, **params} if scope is not None else params, path)
+        return found, path
 
     @contextmanager
     def cache_context(self, region: str) -> Iterator[CacheManager]:
@@ -140,6 +148,39 @@ class CacheManager(Invalidations, DecoratorMethods):
     async def stats_async(self) -> dict[str, Any]:
         """As `stats`."""
         return self._runtime.stats()
+
+    def fleet(self) -> list[Process]:
+        """Return the processes of the fleet, as each described itself with its last heartbeat."""
+        self._runtime.ready()
+        return drive(fleet_of(self._runtime))
+
+    async def fleet_async(self) -> list[Process]:
+        """As `fleet`."""
+        self._runtime.ready()
+        return await drive_async(fleet_of(self._runtime))
+
+    def listen(
+        self,
+        *,
+        on_hit: Listening | None = None,
+        on_miss: Listening | None = None,
+        on_fill: Listening | None = None,
+        on_evict: Listening | None = None,
+        on_invalidate: Listening | None = None,
+        on_error: Listening | None = None,
+    ) -> Callable[[], None]:
+        """Have callables told, each with one `CacheEvent`, what the cache of this process does.
+
+        They are called where it happens, but `on_evict` and `on_invalidate` in a background
+        thread; they should be quick. What they raise is counted and logged. Hits cost more
+        while somebody listens to them, and nothing else does.
+
+        Returns:
+            What ends it, when called.
+        """
+        return self.monitor.listeners.add(
+            hit=on_hit, miss=on_miss, fill=on_fill, evict=on_evict, invalidate=on_invalidate, error=on_error
+        )
 
     # -- ending -------------------------------------------------------------------------------------
 

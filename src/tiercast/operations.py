@@ -6,7 +6,7 @@ Each operation is one plan and two short methods that run it, so no logic stands
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +59,9 @@ class Operations:
     ) -> Any:
         """Return the value of a key, or `default` where nothing is cached. None is a value like any other."""
         current, path = self._locate(region, scope, scope_params)
-        local_key: Hashable = (path, key) if path else key
-        entry = current.hot.get(local_key)
-        ledger = current.ledger
-        now = current.monotonic()
-        if (
-            entry is not None
-            and now < entry.fresh_until
-            and now < ledger.proven_until
-            and entry.checked == current.view.checkpoint
-            and current.heads[0] == ledger.head_word
-        ):
-            current.touched(local_key, entry)
-            return entry.value
+        value = current.hit((path, key) if path else key)
+        if value is not MISS:
+            return value
         return drive(self._get(current, path, key, default))
 
     async def get_async(
@@ -79,19 +69,9 @@ class Operations:
     ) -> Any:
         """As `get`."""
         current, path = self._locate(region, scope, scope_params)
-        local_key: Hashable = (path, key) if path else key
-        entry = current.hot.get(local_key)
-        ledger = current.ledger
-        now = current.monotonic()
-        if (
-            entry is not None
-            and now < entry.fresh_until
-            and now < ledger.proven_until
-            and entry.checked == current.view.checkpoint
-            and current.heads[0] == ledger.head_word
-        ):
-            current.touched(local_key, entry)
-            return entry.value
+        value = current.hit((path, key) if path else key)
+        if value is not MISS:
+            return value
         return await drive_async(self._get(current, path, key, default))
 
     def _get(self, region: Region, path: str, key: str, default: Any) -> Plan[Any]:
@@ -134,12 +114,13 @@ class Operations:
             LoadCycle: the loader asks for the key that it is loading.
             LoadTimeout: the region's `hard_timeout` passed.
         """
-        current, address = self._address(key, region, scope, scope_params)
+        current, path = self._locate(region, scope, scope_params)
         if is_async(loader):
             refuse_async(loader)
-        return drive(
-            self._get_or_set(current, address, Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh))
-        )
+        if not refresh and (value := current.hit((path, key) if path else key)) is not MISS:
+            return value
+        want = Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh)
+        return drive(self._get_or_set(current, path, key, want))
 
     async def get_or_set_async(
         self,
@@ -156,18 +137,26 @@ class Operations:
         **scope_params: Any,
     ) -> Any:
         """As `get_or_set`; a sync loader runs in a worker thread with the context copied."""
-        current, address = self._address(key, region, scope, scope_params)
+        current, path = self._locate(region, scope, scope_params)
+        if not refresh and (value := current.hit((path, key) if path else key)) is not MISS:
+            return value
         want = Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh)
-        return await drive_async(self._get_or_set(current, address, want))
+        return await drive_async(self._get_or_set(current, path, key, want))
 
-    def _get_or_set(self, region: Region, address: Address, want: Want) -> Plan[Any]:
+    def _get_or_set(self, region: Region, path: str, key: str, want: Want) -> Plan[Any]:
+        address = Address(region.name, path, validate_key(key))
         if not callable(want.loader):
             message = f"the loader of {address.key!r} must be callable without arguments, not {want.loader!r}"
             raise TypeError(message)
         if want.ttl is not DEFAULT:
             seconds_of(want.ttl)
         self._runtime.ready()
-        entry = yield from read(region, address, want)
+        watch = region.watch
+        if watch.hub.span is None:
+            entry = yield from read(region, address, want)
+        else:
+            with watch.span("tiercast.get_or_set", {"tiercast.region": region.name}):
+                entry = yield from read(region, address, want)
         if entry is MISS:
             message = f"no entry for {address!r} after loading"
             raise AssertionError(message)
@@ -511,22 +500,19 @@ class Operations:
     @staticmethod
     def _hits(region: Region, path: str, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """The hit path over several keys: what memory serves without looking twice, and the rest."""
-        found: dict[str, Any] = {}
-        missing: list[str] = []
         keys = several(keys)
-        ledger, touched, get = region.ledger, region.touched, region.hot.get
-        now = region.monotonic()
-        checkpoint = region.view.checkpoint
-        if now >= ledger.proven_until or region.heads[0] != ledger.head_word:
-            return found, list(keys)
+        if not region.told:
+            found, missing = region.hits(keys, path)
+            region.counters.hits.add_many(len(found))
+            return found, missing
+        found, missing = {}, []
+        hit = region.hit
         for key in keys:
-            local_key: Hashable = (path, key) if path else key
-            entry = get(local_key)
-            if entry is not None and now < entry.fresh_until and entry.checked == checkpoint:
-                touched(local_key, entry)
-                found[key] = entry.value
-            else:
+            value = hit((path, key) if path else key)
+            if value is MISS:
                 missing.append(key)
+            else:
+                found[key] = value
         return found, missing
 
     def _multi_get(self, region: Region, path: str, keys: list[str]) -> Plan[dict[str, Any]]:

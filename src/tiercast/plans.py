@@ -11,8 +11,13 @@ further I/O; so a cancelled task still gives back what it holds.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
+import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -53,12 +58,57 @@ async def drive_async(plan: Plan[T]) -> T:
         while True:
             try:
                 reply = await request.run_async()
+            except GeneratorExit as exc:  # the task was thrown away where it stood: nothing can be awaited any more
+                _throw_away(plan, exc)
+                raise
             except BaseException as exc:  # noqa: BLE001  the plan decides what an error means
                 request = plan.throw(exc)
             else:
                 request = plan.send(reply)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+
+
+def _throw_away(plan: Plan[Any], exc: GeneratorExit) -> None:
+    """End a plan without the I/O that its clean-up wants; leases and the like end by themselves."""
+    try:
+        for _ in range(100):
+            plan.throw(exc)
+    except (StopIteration, GeneratorExit):
+        return
+
+
+class Threads:
+    """The few threads in which tasks have blocking calls made; nothing that runs there waits for another task.
+
+    Not the loop's own executor, whose threads may all belong to sync code that waits for a
+    load which a task is leading; that task may need a thread to store what it loaded.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in one of the threads, with the context copied."""
+        with self._lock:
+            executor = self._executor
+            if executor is None:
+                executor = self._executor = ThreadPoolExecutor(self._limit, "tiercast-io")
+        run = partial(contextvars.copy_context().run, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(executor, run)
+
+    def forked(self) -> None:
+        """Forget, in a forked child, the parent's threads."""
+        self._lock = threading.Lock()
+        self._executor = None
+
+
+_threads = Threads(8)
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_threads.forked)
 
 
 class Blocking:
@@ -74,7 +124,7 @@ class Blocking:
         return self.function(*self.args)
 
     async def run_async(self) -> Any:
-        return await asyncio.to_thread(self.function, *self.args)
+        return await _threads.call(self.function, *self.args)
 
 
 def done(value: T) -> Plan[T]:

@@ -1,7 +1,7 @@
 """A region at work: its settings, its tiers, and the rules by which memory serves and takes entries.
 
 Implementation notes.
-    The hit path stands in `CacheManager.get`; it reads `hot`, which is the memory tier's own
+    The hit path stands in `loading/hits.py`; it reads `hot`, which is the memory tier's own
     mapping or, where a hit needs more than handing out a reference (a policy read under a
     lock, copies), an empty one, so that every read comes to `look`.
     An entry is judged by stamps when it is read and its `checked` is not the region's
@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from .coherence.causes import cause_of
 from .coherence.judging import Verdict
 from .coherence.log import Write
 from .config import DEFAULT, Default
 from .keys import encode_tag, storage_key
-from .loading.leases import Lease, LeaseStore
+from .loading.hits import make_hit, make_hits
+from .loading.leases import Fills, Lease, LeaseStore
 from .monitoring.counter import Counter
+from .monitoring.watch import Watch
 from .serialization import UnreadableValue
 from .tiers.entry import STALE, TYPED, Address, Entry, Envelope
 from .tiers.frozen import frozen
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .coherence.coherence import Coherence
     from .config import RegionConfig
-    from .loading.flights import Flights
+    from .loading.flights import Flight, Flights
     from .loading.slots import Slots
     from .loading.workers import Workers
     from .serialization import Serializer
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 
 Ttl = float | timedelta | None | Default
+Touched = Callable[[Hashable, Entry], None]
 
 
 class Missing(enum.Enum):
@@ -62,7 +66,7 @@ class State(enum.Enum):
     DUE = "due"
     """Fresh, and chosen for an early refresh."""
     STALE = "stale"
-    """Past its deadline, or marked by a soft invalidation; grace may serve it."""
+    """Past its deadline or memory's own TTL, or marked by a soft invalidation; grace may serve it."""
     UNPROVEN = "unproven"
     """Alive as far as this process knows, which it cannot prove now."""
     MISS = "miss"
@@ -107,6 +111,9 @@ class RegionCounters:
 LARGE = 64 * 1024
 """Bytes above which encoding and decoding leave the event loop."""
 
+AT_LEAST = 3.0
+"""Load costs before its deadline from which an entry is refreshed early for certain."""
+
 NOTHING: Mapping[Hashable, Entry] = {}
 
 
@@ -119,6 +126,7 @@ class Region:
         memory, disk, remote: its tiers; each may be absent.
         serializers: the tiers' serializers by tier name.
         leases: where the fleet's leases lie; None where this process is alone.
+        fills: wakes those who wait for another process's fill.
         strict: refuses, in a region of memory alone, the values that this serializer would.
     """
 
@@ -137,8 +145,10 @@ class Region:
         remote: Tier | None,
         serializers: Mapping[str, Serializer],
         leases: LeaseStore | None = None,
+        fills: Fills | None = None,
         strict: Serializer | None = None,
         rng: random.Random | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -154,51 +164,57 @@ class Region:
         self.disk = disk
         self.remote = remote
         self.serializers = serializers
-        self.leases = leases
+        self.shared = remote is not None or (disk is not None and coherence.log.kind == "disk")
+        """Whether what one process of the fleet loads is found by the others."""
+        self.leases = leases if self.shared else None
+        self.fills = fills or Fills()
         self.strict = strict
         self.jitter = settings.ttl_jitter
         self.sliding = settings.sliding
         self.counters = RegionCounters()
+        self.watch = watch or Watch(name)
         self.backoff: dict[Hashable, tuple[float, float]] = {}
+        """Keys whose loads failed: until when the origin is left alone, and for how many seconds that was."""
+        self.noticed: dict[Hashable, tuple[Entry, float]] = {}
+        """Keys that another process refreshes first: the stale entry, and when it was first read here."""
         self.rng = rng or random.Random()
         self.copies = settings.local is not None and settings.local.copy_on_read
         self.freezes = settings.local is not None and settings.local.freeze
         self.monotonic = clock.monotonic
         self.heads = coherence.log.heads
         self.hot: Mapping[Hashable, Entry] = NOTHING
-        self.touched = self._hit_toucher()
         if memory is not None and not self.copies and memory.touch_kind != "locked":
             self.hot = memory.entries
+        self.told: list[bool] = []
+        """Not empty while hits are sampled or heard: `touched` is told of each then."""
+        self.hit: Callable[[Hashable], Any] = make_hit(self, MISS)
+        """Answers the value of a key of memory; MISS where that takes a closer look."""
+        self.hits = make_hits(self)
+        """Answers the values of several keys of one scope, not counted, and which need a closer look."""
+        self._touched: Touched = self.plain_touched
 
-    def _hit_toucher(self) -> Callable[[Hashable, Entry], None]:
-        """Return what a hit does besides handing out the value: count, and tell the eviction policy; no lock."""
-        count = self.counters.hits.add
-        memory = self.memory
-        kind = "none" if memory is None else memory.touch_kind
+    # -- hits -----------------------------------------------------------------------------
 
-        if kind == "move":
-            move_to_end = memory.entries.move_to_end  # type: ignore[union-attr]
+    def plain_touched(self, local_key: Hashable, entry: Entry) -> None:
+        """Do what a hit does besides handing out the value: count, and tell the eviction policy; no lock."""
+        self.counters.hits.add()
+        if self.memory is not None:
+            self.memory.touch(local_key, entry)
 
-            def touched(local_key: Hashable, entry: Entry) -> None:
-                count()
-                try:
-                    move_to_end(local_key)
-                except KeyError:  # removed since it was read: it was still alive then
-                    pass
+    @property
+    def touched(self) -> Touched:
+        """What is called at a hit; setting another than `plain_touched` makes hits go by it until that is put back."""
+        return self._touched
 
-        elif kind == "visit":
-
-            def touched(local_key: Hashable, entry: Entry) -> None:
-                count()
-                if entry.visits < 3:  # noqa: PLR2004  S3-FIFO counts to three; SIEVE looks at zero or not
-                    entry.visits += 1
-
+    @touched.setter
+    def touched(self, touched: Touched) -> None:
+        self._touched = touched
+        plain = touched == self.plain_touched
+        self.hit = make_hit(self, MISS, told=not plain)
+        if plain:
+            self.told.clear()
         else:
-
-            def touched(local_key: Hashable, entry: Entry) -> None:
-                count()
-
-        return touched
+            self.told[:] = (True,)
 
     # -- names and times ------------------------------------------------------------------
 
@@ -317,12 +333,12 @@ class Region:
         """Return the L3 half of an append: the envelope put, or without one a fence."""
         return Write(*self.remote.write_of(address, envelope, fence))  # type: ignore[union-attr]
 
-    def lease(self, address: Address, lock_ttl: float | None) -> Lease | None:
-        """Return an attempt at the fleet's lease for loading an address; None where this process is alone."""
+    def lease(self, address: Address, lock_ttl: float | None, flight: Flight) -> Lease | None:
+        """Return an attempt at the fleet's lease for loading an address; None where its fill would reach nobody else."""
         if self.leases is None:
             return None
-        name = storage_key(*address)
-        return Lease(self.leases, name, lock_ttl or self.settings.lock_ttl, self.counters.lock_waits)
+        ttl = lock_ttl or self.settings.lock_ttl
+        return Lease(self.leases, storage_key(*address), ttl, self.fills, flight, self.counters.lock_waits)
 
     # -- judging --------------------------------------------------------------------------
 
@@ -341,17 +357,20 @@ class Region:
         if entry is None:
             return None, State.MISS
         now = self.clock.monotonic()
-        if not self._alive(local_key, address, entry) or now >= entry.keep or now >= entry.capped:
+        if not self._alive(local_key, address, entry):
             self._forget(local_key, entry)
             return None, State.MISS
+        if now >= entry.keep:
+            if self._forget(local_key, entry):
+                self.counters.expired.add()
+                self.watch.evicted("expiry", local_key)
+            return None, State.MISS
         if not proven:
-            settings = self.coherence.settings
-            recent = entry.own and entry.begun > now - settings.max_staleness
-            serve = settings.on_outage == "serve" or recent
-            if not serve or now >= entry.expires or entry.stale:
+            serve = self.coherence.settings.on_outage == "serve" or self.coherence.outlives_outage(entry)
+            if not serve or now >= entry.expires or now >= entry.capped or entry.stale:
                 return entry, State.UNPROVEN
             return entry, State.FRESH
-        if entry.stale or now >= entry.expires:
+        if entry.stale or now >= entry.expires or now >= entry.capped:
             return entry, State.STALE
         state = self._due(entry, now)
         entry.fresh_until = self._next_look(entry, now)
@@ -370,6 +389,8 @@ class Region:
             )
             if verdict is Verdict.DEAD:
                 self.counters.invalidated.add()
+                cause = cause_of(ledger, self.name, address.scope, address.key, entry.epoch, entry.born, entry.tags)
+                self.watch.evicted(cause.kind if cause is not None else "outbox", local_key)
                 return False
             if verdict is Verdict.STALE:
                 entry.stale = True
@@ -377,20 +398,30 @@ class Region:
             entry.checked = checkpoint
             return True
 
-    def _forget(self, local_key: Hashable, entry: Entry) -> None:
+    def _forget(self, local_key: Hashable, entry: Entry) -> bool:
         memory = self.memory
         with self.ledger.lock:
-            if memory is not None and memory.get(local_key) is entry:
-                memory.pop(local_key)
+            return memory is not None and memory.get(local_key) is entry and memory.pop(local_key) is not None
 
     def _due(self, entry: Entry, now: float) -> State:
         """Draw for an early refresh: XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache
         Stampede Prevention, VLDB 2015): now - cost * beta * ln(random) >= expiry.
+
+        The draw alone leaves a key that is read about as often as it takes to load a fair chance to
+        expire; so it counts as three costs at least. (Flights and leases keep that from being a
+        stampede.) And it never counts as more than half of the TTL.
         """
         beta = self.settings.early_refresh
-        if beta and entry.cost and now - entry.cost * beta * math.log(1.0 - self.rng.random()) >= entry.expires:
-            return State.DUE
-        return State.FRESH
+        if not beta or not entry.cost:
+            return State.FRESH
+        unit = entry.cost * beta
+        ahead = max(-unit * math.log(1.0 - self.rng.random()), AT_LEAST * unit)
+        return State.DUE if now + min(ahead, entry.ttl / 2) >= entry.expires else State.FRESH
+
+    def overdue(self, entry: Entry, now: float) -> bool:
+        """Whether an early refresh cannot be left any longer to the process that owns the key."""
+        ahead = (AT_LEAST - 1) * entry.cost * self.settings.early_refresh
+        return now + min(ahead, entry.ttl / 2) >= entry.expires
 
     def _next_look(self, entry: Entry, now: float) -> float:
         """Return when a read must next take the slow path."""
@@ -400,7 +431,7 @@ class Region:
         beta = self.settings.early_refresh
         if beta and entry.cost:
             # A draw further out than this has a chance of under one in a million.
-            look = min(look, max(now, entry.expires - entry.cost * beta * 14.0))
+            look = min(look, max(now, entry.expires - min(entry.cost * beta * 14.0, entry.ttl / 2)))
         if self.sliding and entry.ttl != math.inf:
             look = min(look, now + entry.ttl / 10)
         return look
@@ -432,11 +463,20 @@ class Region:
             entry.local = self.ledger.local_sequence if local is None else local
             now = self.clock.monotonic()
             if settings is not None and settings.ttl is not None:
-                entry.capped = now + settings.ttl
+                self._cap(entry, now + settings.ttl)
             entry.fresh_until = self._next_look(entry, now)
-            for _ in memory.insert(local_key, entry):
+            for gone in memory.insert(local_key, entry):
                 self.counters.evictions.add()
+                self.watch.evicted(gone.cause, gone.key)
         return True
+
+    def _cap(self, entry: Entry, end: float) -> None:
+        """Bound an entry by memory's own TTL: then it is looked for below, or where there is nothing below, it expires."""
+        if self.below:
+            entry.capped = end
+        else:
+            entry.expires = min(entry.expires, end)
+            entry.keep = min(entry.keep, entry.expires + self.settings.grace)
 
     def drop_key(self, local_key: Hashable, position: int, *, soft: bool) -> None:
         """Take what a key record killed out of memory; the ledger's lock is held."""
@@ -446,6 +486,7 @@ class Region:
         if not soft:
             if memory.pop_older(local_key, position) is not None:
                 self.counters.invalidated.add()
+                self.watch.evicted("key", local_key)
             return
         entry = memory.get(local_key)
         if entry is not None and entry.born < position:
@@ -459,6 +500,7 @@ class Region:
         def over(local_key: Hashable, entry: Entry) -> bool:
             if now >= entry.keep or now >= entry.capped:
                 self.counters.expired.add()
+                self.watch.evicted("expiry", local_key)
                 return True
             return not self._alive(local_key, self.address(local_key), entry)
 
@@ -485,9 +527,22 @@ class Region:
         return frozen(entry.value) if self.freezes else entry.value
 
     def touch(self, local_key: Hashable, entry: Entry) -> None:
-        """Tell the eviction policy of a read that took the slow path."""
+        """Tell the eviction policy of a read that took the slow path, and who listens of a hit."""
         if self.memory is not None:
             self.memory.touch(local_key, entry)
+        if self.watch.listeners.hit:
+            self.watch.hit(self.address(local_key), "local")
+
+    def found_below(self, tier: Tier, address: Address) -> None:
+        """Count a hit of a tier below memory."""
+        (self.counters.disk_hits if tier is self.disk else self.counters.remote_hits).add()
+        if self.watch.listeners.hit:
+            self.watch.hit(address, tier.name)
+
+    def missed(self, address: Address) -> None:
+        """Count a miss of every tier."""
+        self.counters.misses.add()
+        self.watch.missed(address)
 
 
 def seconds_of(ttl: float | timedelta | None) -> float:

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, SystemClock
@@ -27,10 +28,13 @@ from .errors import ConfigError, ManagerClosed
 from .invalidation.targets import Target, parse_target
 from .keys import decode_target, encode_part
 from .loading.flights import Flights
-from .loading.leases import LeaseStore
+from .loading.leases import Fills, LeaseStore
 from .loading.slots import Slots
 from .loading.workers import Workers
 from .loading.writing import burials
+from .observing.fleet import digest_of
+from .observing.measured import MeasuredSerializer, MeasuredTier
+from .observing.monitor import Monitor
 from .plans import Blocking, Plan, drive
 from .region import Region
 from .serialization import Serializer
@@ -43,10 +47,12 @@ if TYPE_CHECKING:
     from .coherence.records import Draft, Record
     from .config import CacheConfig, DistributedCacheConfig, LocalCacheConfig, RegionConfig
     from .connections import RedisConnections
+    from .monitoring.watch import Watch
     from .tiers.base import Tier
     from .tiers.disk import DiskTier
 
 logger = logging.getLogger("tiercast")
+logger.addHandler(logging.NullHandler())  # quiet unless the application says where to log
 
 
 class Runtime:
@@ -63,6 +69,7 @@ class Runtime:
         self._disks: dict[str, DiskTier] = {}
         self._regions: dict[str, Region] = {}
         self._begun = False
+        self.monitor = Monitor(self)
         self.flights = Flights()
         self.workers = Workers()
         self.connections = self._connections()
@@ -71,6 +78,7 @@ class Runtime:
         self.ledger = Ledger(settings.key_ring, settings.stamps)
         self.log = self._log()
         self.leases = self._leases()
+        self.fills = Fills(getattr(self.log, "announce", None), lambda: self.listener.connected)
         self.coherence = Coherence(
             self.log,
             self.ledger,
@@ -86,9 +94,13 @@ class Runtime:
         interval = config.local.cleanup_interval if config.local is not None else 30.0
         self._sweep_every = interval
         self._swept = time.monotonic()
-        tick = min(interval, settings.heartbeat) if self.log.kind != "memory" else interval
+        tick = min(interval, self.monitor.interval, settings.heartbeat if self.log.kind != "memory" else interval)
         self.housekeeper = Housekeeper(self._housekeep, tick, "tiercast-housekeeper")
         self.coherence.wake = self.housekeeper.wake if self.log.kind != "memory" else lambda: None
+        self.coherence.digest = lambda: digest_of(self)
+        self.coherence.filled = self.fills.filled
+        self.coherence.observe = self.monitor.applied
+        self.monitor.listeners.wake = self.housekeeper.wake
         self.default = self.region(DEFAULT_REGION)
         for name in config.regions:
             self.region(name)
@@ -143,7 +155,7 @@ class Runtime:
 
     def _outbox_directory(self) -> str | None:
         directory = self.config.coherence.outbox_directory or self._log_directory()
-        return None if directory is None or self.log.kind != "redis" else str(directory)
+        return None if directory is None or self.log.kind == "memory" else str(directory)
 
     def _leases(self) -> LeaseStore | None:
         if self.connections is not None:
@@ -189,6 +201,14 @@ class Runtime:
                     self._regions = {**self._regions, name: found}
         return found
 
+    def regions(self) -> list[Region]:
+        """Return the regions that are configured or were used."""
+        return list(self._regions.values())
+
+    def disks(self) -> list[DiskTier]:
+        """Return the disk tiers, one a directory."""
+        return list(self._disks.values())
+
     def region_names(self) -> list[str]:
         """Return the names of the regions that are configured or were used."""
         return list(self._regions)
@@ -201,13 +221,14 @@ class Runtime:
             memory = MemoryTier(
                 local.entry_limit, local.byte_limit, local.policy, lock=self.ledger.lock, clock=self.clock
             )
+        watch = self.monitor.watch(name)
         if settings.disk is not None:
-            disk = self._disk(settings.disk)
-            serializers["disk"] = self._serializer(settings, settings.disk)
-        remote = self.remote if settings.distributed is not None else None
+            disk = MeasuredTier(self._disk(settings.disk), watch)
+            serializers["disk"] = self._serializer(settings, settings.disk, watch, "disk")
+        remote = MeasuredTier(self.remote, watch) if settings.distributed is not None and self.remote is not None else None
         if settings.distributed is not None:
-            serializers["remote"] = self._serializer(settings, settings.distributed)
-        return Region(
+            serializers["remote"] = self._serializer(settings, settings.distributed, watch, "remote")
+        region = Region(
             name,
             settings,
             coherence=self.coherence,
@@ -220,11 +241,18 @@ class Runtime:
             remote=remote,
             serializers=serializers,
             leases=self.leases,
+            fills=self.fills,
             strict=Serializer("json", max_value_bytes=settings.value_limit) if settings.strict_values else None,
+            watch=watch,
         )
+        self.monitor.enter(region)
+        return region
 
-    def _serializer(self, settings: RegionConfig, tier: LocalCacheConfig | DistributedCacheConfig) -> Serializer:
-        return Serializer(
+    def _serializer(
+        self, settings: RegionConfig, tier: LocalCacheConfig | DistributedCacheConfig, watch: Watch, name: str
+    ) -> Serializer:
+        make = partial(MeasuredSerializer, watch, name) if watch.timed else Serializer
+        return make(
             tier.serializer,
             compress_above=getattr(tier, "compress_above", None),
             max_value_bytes=settings.value_limit,
@@ -249,6 +277,7 @@ class Runtime:
             if self.log.kind != "memory":
                 self.listener.start()
             self.housekeeper.start()
+            self.monitor.start()
             self._begun = True
 
     def _remove(self, removals: Iterable[Removal]) -> None:
@@ -262,7 +291,7 @@ class Runtime:
         """Empty memory; the ledger's lock is held."""
         for region in self._regions.values():
             if region.memory is not None:
-                region.memory.clear()
+                region.watch.evicted_many("epoch", region.memory.clear())
 
     def burials(self, drafts: Sequence[Draft]) -> Sequence[Write]:
         """Return the L3 half of key records that carry no value."""
@@ -273,6 +302,7 @@ class Runtime:
     # -- housekeeping ---------------------------------------------------------------------------
 
     def _housekeep(self) -> None:
+        self.monitor.tick()
         if self.log.kind != "memory" and self.coherence.started:
             drive(self.coherence.follow_stores())
             if self.remote is not None:
@@ -419,6 +449,7 @@ class Runtime:
             return
         self.closed = True
         self._begun = False
+        yield Blocking(self.monitor.close)
         with self.ledger.lock:
             self.ledger.proven_until = float("-inf")
             self._drop()
@@ -452,8 +483,10 @@ class Runtime:
         self._begun = False
         self.flights.reset()
         self.workers.reset()
+        self.fills.reset()
         for region in self._regions.values():
             region.slots.reset()
+        self.monitor.forked()
         self.listener.forked()
         self.housekeeper.forked()
         if self.log.kind == "memory":

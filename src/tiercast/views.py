@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ScopeError
 from .invalidations import Invalidations
+from .loading.hits import bind_gets
 
 if TYPE_CHECKING:
     from .manager import CacheManager
@@ -24,12 +25,16 @@ class ScopedView(Invalidations):
         self._manager = manager
         self._runtime = manager._runtime
         self._path = path
+        self._uses = 0
 
     def _locate(self, region: str | None, scope: str | None, params: Mapping[str, Any]) -> tuple[Region, str]:
         if scope is not None or params:
             given = ", ".join(filter(None, [scope and f"scope={scope!r}", *params]))
             message = f"this view is confined to {self._path!r}; take scope parameters ({given}) to the manager"
             raise ScopeError(message)
+        self._uses += 1
+        if self._uses == 3:  # many a view is made for one or two reads; this one is worth a `get` of its own
+            bind_gets(self, ScopedView, self._runtime.default, self._path, self._manager._current)
         return self._manager.current_region(region), self._path
 
     def _within(self) -> str:

@@ -29,9 +29,10 @@ from ..errors import BarrierTimeout, BusUnavailable, DeliveryError
 from ..keys import decode_target
 from ..monitoring.counter import Counter
 from ..plans import Blocking, Pause, Plan
+from .fills import announced
 from .inbox import Apply, Duplicate, Inbox
 from .log import Beat, Log, LogUnavailable, Member, Tail, Write
-from .records import Draft, Kind, Malformed, Record, split
+from .records import Draft, Kind, Malformed, Record, decode_message, split
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -55,7 +56,14 @@ class SharedStore(Protocol):
 
     def apply(self, epoch: str, after: int, keys: Sequence[Removal], upto: int) -> Plan[bool]: ...
 
-    def drop(self, epoch: str, position: int) -> Plan[None]: ...
+    def drop(self, epoch: str, position: int, seen: tuple[str, int] | None = None) -> Plan[None]: ...
+
+
+class Entry(Protocol):
+    """What coherence wants to know of an entry of memory."""
+
+    own: bool
+    begun: float
 
 
 class Channel(Protocol):
@@ -154,13 +162,22 @@ class Coherence:
         self.carried = 0
         self.log_time = 0.0
         self.members_seen: tuple[Member, ...] = ()
+        self.head_seen = 0
+        """The newest position that the log was seen at."""
         self.digest: Callable[[], str] = str
+        self.observe: Callable[[Sequence[Record]], object] = lambda records: None
+        """Called, under the ledger's lock, with the records that were applied."""
+        self.filled: Callable[[str], None] = lambda name: None
+        """Called with the name of a lease that was given back: a fill stands, or has failed."""
         self.wake: Callable[[], None] = lambda: None
         """Called, under the ledger's lock, when records were applied: must only set a flag."""
         self.failure: str = "never asked"
         self._remove = remove
         self._drop = drop
+        if isinstance(log.heads, tuple):  # a constant: such a log never shows that it moved
+            ledger.head_word = log.heads[0]
         self._snapshot_asked = float("-inf")
+        self._epoch_changed = float("-inf")
         self._history: deque[tuple[float, int]] = deque(maxlen=100_000)
 
     # -- reading where this process stands ------------------------------------------------
@@ -173,6 +190,11 @@ class Coherence:
         """Whether the log of this host is known, without I/O, to have moved (the disk log's mapped head)."""
         word = self.log.heads
         return word[0] != self.ledger.head_word
+
+    def outlives_outage(self, entry: Entry) -> bool:
+        """Whether an unproven entry may be served: loaded here within `max_staleness`, and no record known to be missing."""
+        recent = entry.begun > self.clock.monotonic() - self.settings.max_staleness
+        return entry.own and recent and not self.behind()
 
     def position(self) -> tuple[str, int]:
         """Where this process stands: (epoch, position applied)."""
@@ -194,7 +216,8 @@ class Coherence:
         except LogUnavailable as exc:
             self.failure = str(exc)
             return False
-        return self.proven()
+        # Whatever has moved the head since was not there when the caller's read began.
+        return self.started and self.clock.monotonic() < self.ledger.proven_until
 
     def beat(self) -> Plan[None]:
         """Take one heartbeat: replay the outbox, renew the lease, read the tail, and so prove memory.
@@ -244,16 +267,25 @@ class Coherence:
 
     def _start(self) -> Plan[None]:
         """Register, take a snapshot, and bring the host's stores to where the log is."""
-        yield from self.log.beat(Beat(self.member, "", 0, 2 * self.settings.max_staleness))
-        yield from self._resync()
+        epoch, applied = self.position()
+        pulse = yield from self.log.beat(Beat(self.member, epoch, applied, 2 * self.settings.max_staleness))
+        if epoch:  # a forked child goes on from where its parent stood, and keeps its memory
+            yield from self._follow(pulse.tail)
+        else:
+            yield from self._resync()
         self.started = True
 
     def _resync(self) -> Plan[None]:
         """Begin anew from a snapshot: the epoch changed, or the log does not reach back."""
         asked = self.clock.monotonic()
+        ledger = self.ledger
+        before = self.position()[0]
         snapshot = yield from self.log.snapshot()
         head = snapshot.head
-        ledger = self.ledger
+        if self.started and before != head.epoch == self.position()[0]:
+            # Another thread or task has begun anew meanwhile: what came since is followed, not dropped for again.
+            yield from self.catch_up()
+            return
         with ledger.lock:
             known = ledger.epoch == head.epoch and ledger.applied >= head.position and self.started
             if known or asked < self._snapshot_asked:
@@ -262,6 +294,7 @@ class Coherence:
                 self.counters.drops.add()
                 if ledger.epoch != head.epoch:
                     self.counters.epoch_changes.add()
+                    self._epoch_changed = self.clock.monotonic()
                 logger.warning(
                     "memory dropped: the log is at %s, this process was at %s",
                     (head.epoch, head.position),
@@ -270,6 +303,8 @@ class Coherence:
                 )
             self._snapshot_asked = asked
             ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
+            self._history.clear()
+            self._history.append((self.clock.monotonic(), head.position))
             self.carried = head.carried
             self.log_time = max(self.log_time, head.time)
             ledger.head_word = snapshot.word
@@ -280,7 +315,10 @@ class Coherence:
         """Apply a tail, or begin anew where it does not fit."""
         ledger = self.ledger
         with ledger.lock:
-            fits = tail.head.epoch == ledger.epoch and tail.records is not None and self._apply(tail.records)
+            self.head_seen = tail.head.position
+            fits = tail.head.epoch == ledger.epoch and (
+                ledger.applied >= tail.head.position or (tail.records is not None and self._apply(tail.records))
+            )
             if fits:
                 self.log_time = max(self.log_time, tail.head.time)
                 if ledger.applied == tail.head.position:
@@ -304,6 +342,7 @@ class Coherence:
         if fresh:
             if self.settings.origin_lag:
                 self._history.append((self.clock.monotonic(), ledger.applied))
+            self.observe(fresh)
             self.wake()
         return True
 
@@ -311,6 +350,10 @@ class Coherence:
 
     def hear(self, message: bytes) -> Plan[None]:
         """Take one message from the bus; positions move by records in order only."""
+        name = announced(message)
+        if name is not None:
+            self.filled(name)
+            return
         ledger = self.ledger
         with ledger.lock:
             verdict = self.inbox.offer(message, ledger.epoch, ledger.applied)
@@ -329,7 +372,13 @@ class Coherence:
         try:
             yield from self.catch_up()
         except LogUnavailable as exc:
+            # It is known that records are missing: nothing is proven, and what the message itself says counts.
             self.failure = str(exc)
+            records = decode_message(message)
+            with ledger.lock:
+                ledger.proven_until = -math.inf
+                if not isinstance(records, Malformed):
+                    self._mark(records)
 
     # -- appending ------------------------------------------------------------------------
 
@@ -355,12 +404,23 @@ class Coherence:
                 message = f"the log cannot be reached ({exc}); nothing was queued because require_delivery=True"
                 raise DeliveryError(message) from exc
             return (yield from self._queue(drafts))
-        yield from self._follow(appended.tail)
+        try:
+            yield from self._follow(appended.tail)
+        except LogUnavailable as exc:
+            # The log has the records, this process cannot apply them: until its next heartbeat they count as waiting.
+            self.failure = str(exc)
+            self._mark(drafts)
         return Delivery(appended.tail.head.epoch, appended.position, appended.written)
 
     def _queue(self, drafts: Sequence[Draft]) -> Plan[Delivery]:
         # Queued before it is marked: a heartbeat that finds nothing waiting takes the marks away.
         yield Blocking(self.outbox.put, drafts)
+        self.counters.queued.add()
+        epoch, local = self._mark(drafts)
+        return Delivery(epoch, None, local=local)
+
+    def _mark(self, drafts: Sequence[Draft]) -> tuple[str, int]:
+        """Let records kill here all but what is loaded after them, and prove nothing before they are applied."""
         ledger = self.ledger
         local = 0
         with ledger.lock:
@@ -370,9 +430,7 @@ class Coherence:
                     self._remove(
                         (draft.region, *decode_target(target), ANYTHING, draft.soft) for target in draft.targets
                     )
-            epoch = ledger.epoch
-        self.counters.queued.add()
-        return Delivery(epoch, None, local=local)
+            return ledger.epoch, local
 
     def replay(self) -> Plan[None]:
         """Append, in order, what waits in the outbox, also what a sibling that died left there."""
@@ -404,7 +462,7 @@ class Coherence:
             if at_epoch == epoch:
                 tail = yield from self.log.read((epoch, at))
             if tail is None or tail.records is None or tail.head.epoch != epoch:
-                yield from store.drop(epoch, applied)
+                yield from store.drop(epoch, applied, (at_epoch, at))
                 continue
             records = [record for record in tail.records if record.position <= applied]
             yield from store.apply(epoch, at, keys_of(records), applied)
@@ -490,6 +548,11 @@ class Coherence:
         epoch, _ = self.position()
         limit = self.settings.max_staleness
         missing = []
+        # A lease is of two `max_staleness`, and one that has lapsed is waited for as long again.
+        changed = self.clock.monotonic() - self._epoch_changed < 3 * limit
+        if waited < limit and (changed or all(member.name != self.member for member in members)):
+            # The log began a new life: processes of the one before may still serve, and are not listed.
+            missing.append("(whoever ran before this epoch)")
         for member in members:
             reached = member.epoch == epoch and (epoch != delivery.epoch or member.applied >= (delivery.position or 0))
             if reached or member.name == self.member:

@@ -223,6 +223,13 @@ class DiskLog:
             )
         )
 
+    def held(self, name: str) -> Plan[bool]:
+        """Whether somebody holds a lease; a look, done in place. False where that cannot be seen."""
+        statement = "SELECT 1 FROM leases WHERE name = ? AND ? BETWEEN began AND ends"
+        row = (_raw(name), self._now())
+        return self.files.peek(lambda database: database.execute(statement, row).fetchone()) is not None
+        yield  # a plan
+
     def give(self, name: str, token: str) -> Plan[bool]:
         """Give a lease back; False where it was not held any more."""
         statement, row = "DELETE FROM leases WHERE name = ? AND token = ?", (_raw(name), token)

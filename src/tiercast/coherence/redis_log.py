@@ -19,6 +19,7 @@ from ..connections import Script, Unavailable
 from ..keys import decode_target, storage_key
 from ..plans import Plan
 from . import redis_scripts as wire
+from .fills import announcement
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .records import Draft, Kind, Record, encode_draft, split
 from .redis_bus import RedisBus
@@ -64,6 +65,7 @@ class RedisLog:
         self._strangers_for = settings.max_staleness
         self._patience = settings.canary_timeout
         self._script = Script(wire.SCRIPT)
+        self._publish: str | None = None
 
     # -- records ------------------------------------------------------------------------------
 
@@ -206,6 +208,16 @@ class RedisLog:
             LogUnavailable: no connection, a refusal, or silence.
         """
         return RedisBus.open(self._connections, self.keys.bus, self._patience)
+
+    def announce(self, name: str) -> Plan[None]:
+        """Tell the fleet that the lease `name` was given back; where that fails, those who wait look by themselves."""
+        try:
+            if self._publish is None:
+                sharded = self._connections.is_cluster and (yield from self._connections.server_info(0)).release >= (7,)
+                self._publish = "SPUBLISH" if sharded else "PUBLISH"
+            yield self._connections.commands((self._publish, self.keys.bus, announcement(name)))
+        except Unavailable:
+            return
 
     def close(self) -> Plan[None]:
         """Do nothing: the connections belong to whoever made them."""

@@ -47,7 +47,8 @@ class RegionDefaults:
 
     Attributes:
         grace: seconds that an entry may still be served after its deadline, while loading is slow or fails.
-        soft_timeout: seconds after which a reader is served the stale value and the load goes on; None: never.
+        soft_timeout: seconds after which a reader is served the stale value and the load goes on; 0: at once
+            (stale-while-revalidate); None: never.
         hard_timeout: seconds after which a load raises LoadTimeout; None: never.
         early_refresh: XFetch's beta: how eagerly entries are refreshed before their deadline; 1.0 is the paper's
             optimum, 0 is off.
@@ -63,7 +64,7 @@ class RegionDefaults:
 
     grace: float = attrs.field(default=0.0, converter=seconds, validator=checks.not_negative)
     soft_timeout: float | None = attrs.field(
-        default=None, converter=optional_seconds, validator=checks.optional(checks.positive)
+        default=None, converter=optional_seconds, validator=checks.optional(checks.not_negative)
     )
     hard_timeout: float | None = attrs.field(
         default=None, converter=optional_seconds, validator=checks.optional(checks.positive)

@@ -6,7 +6,7 @@ Implementation notes.
     any more, so that every call takes the slow path) both lead to `manager()`.
     `_bind` is the one place that knows what a hit reads of a region; the generated code
     (`wrapper.py`) has the reading itself. A hit is served there only in the default region
-    or one named by the decorator; inside a `cache_context`, and in a scope, `_hit` does it.
+    or one named by the decorator; inside a `cache_context`, and in a scope, `Region.hit` does it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..errors import ScopeError
 from ..invalidation.result import InvalidationResult
 from ..keys import encode_part
 from ..loading.context import current_load
+from ..loading.hits import parts_of, shape_of
 from ..monitoring.counter import Counter
 from ..plans import Plan, drive, drive_async
 from ..region import MISS, Region, Ttl
@@ -32,12 +33,13 @@ from .namespace import Namespace
 from .parameters import Parameters
 from .requests import Operation
 from .returned import declared_type
-from .wrapper import Source
+from .wrapper import USUAL, Source
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..manager import CacheManager
+    from ..runtime import Runtime
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
@@ -85,8 +87,7 @@ class Site:
             self.namespace = Namespace(recipe.max_items)
         self._generated: Any = None
         self._source: Source | None = None
-        self._region: Region | None = None
-        self._moves = True
+        self._shape = USUAL
         self._make_key: Callable[..., str] | None = None
         if recipe.key is not None:
             self._make_key = parameters.function_of(recipe.key.expression, dict(recipe.key.namespace))
@@ -111,9 +112,6 @@ class Site:
             manager = CacheManager._instance or CacheManager.get_instance()
         if manager is not self._manager:
             self._bind(manager)
-        elif self._region is not None and self._source is not None:
-            # The disk log's mapped head is another object once its file was replaced.
-            self._source.namespace["_tc_heads"] = self._region.heads
         return manager
 
     def _bind(self, manager: CacheManager) -> None:
@@ -138,23 +136,16 @@ class Site:
     def _bind_hits(self, manager: CacheManager, source: Source) -> None:
         """Tell the generated function where to look for hits: the one place that knows what a hit reads."""
         region = manager._runtime.region(self.recipe.region) if self.recipe.region else manager._runtime.default
-        memory = region.memory
-        moves = memory is not None and memory.touch_kind == "move"
-        if moves != self._moves:
-            self._generated.__code__ = source.function(moves=moves).__code__
-            self._moves = moves
-        source.namespace.update(
-            _tc_current=manager._current.get,
-            _tc_now=region.monotonic,
-            _tc_ledger=region.ledger,
-            _tc_view=region.view,
-            _tc_heads=region.heads,
-            _tc_touched=region.touched,
-            _tc_count=region.counters.hits.add,
-            _tc_move=getattr(region.hot, "move_to_end", None),
-        )
-        self._region = region
-        source.namespace["_tc_get"] = region.hot.get  # last: until then nothing is found
+        shape = shape_of(region)
+        if region.watch.listeners.hit:
+            shape = shape._replace(touch="told")
+        if shape != self._shape:
+            self._generated.__code__ = source.function(shape).__code__
+            self._shape = shape
+        parts = {f"_tc_{name}": part for name, part in parts_of(region).items()}
+        lookup = parts.pop("_tc_lookup")
+        source.namespace.update(parts, _tc_used=manager._current.used, _tc_current=manager._current.current.get)
+        source.namespace["_tc_lookup"] = lookup  # last: until then nothing is found
 
     def unbind(self) -> None:
         """Serve no hit any more before the next call has asked which manager is the process's."""
@@ -245,10 +236,12 @@ class Site:
     def _found(self, key: str, args: Arguments, kwargs: Keywords) -> tuple[CacheManager, Any]:
         """Return the manager, and a hit where the generated code does not look: in a scope, or in a context's region."""
         manager = self.manager()
+        if self._source is not None:
+            self._source.forget_keys()
         if self.recipe.scope is None and (self.recipe.region is not None or manager._current.get() is None):
             return manager, MISS
         region, local_key = self._where(manager, key, args, kwargs)
-        value = _hit(region, local_key)
+        value = region.hit(local_key)
         if value is not MISS:
             self.hits.add()
             if self.namespace is not None:
@@ -373,28 +366,20 @@ def unbind() -> None:
         site.unbind()
 
 
+def rebind(runtime: Runtime) -> None:
+    """Have decorated functions read anew what a hit does in a runtime's regions: somebody began, or ceased, to listen."""
+    for site in list(_sites):
+        manager = site._manager
+        if manager is not None and manager._runtime is runtime and site._source is not None and site.recipe.scope is None:
+            site._bind_hits(manager, site._source)
+
+
 def _nothing(_: Hashable) -> None:
     return None
 
 
-UNBOUND: dict[str, Any] = {"_tc_current": lambda: None, "_tc_get": _nothing}
+UNBOUND: dict[str, Any] = {"_tc_used": (), "_tc_current": lambda: None, "_tc_lookup": _nothing}
 """What the generated code looks into as long as no manager is bound: every call takes the slow path."""
-
-
-def _hit(region: Region, local_key: Hashable) -> Any:
-    """Read a region's memory as `CacheManager.get` does; MISS for what needs a closer look."""
-    entry = region.hot.get(local_key)
-    now = region.monotonic()
-    if (
-        entry is not None
-        and now < entry.fresh_until
-        and now < region.ledger.proven_until
-        and entry.checked == region.view.checkpoint
-        and region.heads[0] == region.ledger.head_word
-    ):
-        region.touched(local_key, entry)
-        return entry.value
-    return MISS
 
 
 def _evict(region: Region, local_key: Hashable) -> None:
@@ -405,3 +390,4 @@ def _evict(region: Region, local_key: Hashable) -> None:
     with region.ledger.lock:
         if memory.pop(local_key) is not None:
             region.counters.evictions.add()
+            region.watch.evicted("namespace", local_key)

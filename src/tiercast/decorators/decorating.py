@@ -69,6 +69,7 @@ def _decorated(
         namespace={} if key is None else key.namespace,
         one_region=recipe.region is not None,
         counts_keys=site.namespace is not None,
+        pure=key is not None and key.glob is not None,
     )
     if make_call is not None:
         made = source.build(plain, call=make_call(site))

@@ -2,65 +2,172 @@
 
 Implementation notes.
     The lease lies where the fleet meets (Redis, or the disk log's database) and ends by
-    itself after `lock_ttl`, so a leader that dies or hangs loses it. Who does not get it
-    waits: for the fill's signal where the bus brings one, else looking again at growing
-    intervals. Exactly one of those who wait takes an expired lease over; the others go on
-    waiting for that one.
+    itself after `lock_ttl`, so a leader that dies or hangs loses it. Who does not get it has,
+    by asking, marked it as awaited; a holder that gives back an awaited lease says so on the
+    bus (`Fills`), after its fill was stored, and that wakes the others. Where there is no bus
+    (the disk log), or it is not heard, they look by themselves, first after 2 ms, then at
+    growing intervals of up to 25 ms; a look is a read. Messages may be lost and holders may
+    die, so a look comes every half second in any case.
+    In each process only the flight's leader waits here. Exactly one of all who wait takes an
+    expired lease over; the others go on waiting for that one.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..plans import Pause, Plan
+from ..coherence.log import LogUnavailable
+from ..plans import Plan
+from .signal import Signal, Wait
 
 if TYPE_CHECKING:
-    from .reading import Found
+    from .finding import Found
+    from .flights import Flight
+
+FIRST_LOOK, LAST_LOOK = 0.002, 0.025
+"""Seconds between two looks where nothing wakes."""
+HEARD_LOOK = 0.5
+"""Seconds between two looks where the bus wakes."""
+PATIENCE = 1.0
+"""Seconds that a wait lasts which might close a cycle through several processes."""
 
 
 class LeaseStore(Protocol):
-    """Where leases lie. Failing to answer counts as having the lease: a load too many, never none."""
+    """Where leases lie. Failing to answer counts as having the lease: a load too many, never none.
 
-    def take(self, name: str, token: str, ttl: float) -> Plan[bool]: ...
+    A store may also have `held(name)`, which answers without writing whether somebody holds the lease.
+    """
 
-    def give(self, name: str, token: str) -> Plan[object]: ...
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
+        """Take a lease, or find that the token has it; where another has it, mark it as awaited."""
+        ...
+
+    def give(self, name: str, token: str) -> Plan[object]:
+        """Give a lease back; answers something true where it may be awaited."""
+        ...
+
+
+class Fills:
+    """Who waits in this process for the fills of others. Thread-safe and loop-safe.
+
+    Args:
+        announce: tells the fleet that a lease was given back; None where there is no bus.
+        heard: whether the bus is heard here now.
+    """
+
+    def __init__(
+        self, announce: Callable[[str], Plan[object]] | None = None, heard: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.announce = announce
+        self.heard = heard
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget who waits: in a forked child nobody does."""
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[Signal]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def expect(self, name: str, signal: Signal) -> None:
+        """Have a signal fired with the next announcement of `name`."""
+        with self._lock:
+            self._waiting.setdefault(name, []).append(signal)
+
+    def forget(self, name: str, signal: Signal) -> None:
+        """Expect it no longer."""
+        with self._lock:
+            signals = self._waiting.get(name, [])
+            if signal in signals:
+                signals.remove(signal)
+                if not signals:
+                    del self._waiting[name]
+
+    def filled(self, name: str) -> None:
+        """Wake those who wait for a name; the listener's thread calls it."""
+        with self._lock:
+            signals = self._waiting.pop(name, [])
+        for signal in signals:
+            signal.fire()
 
 
 class Lease:
-    """One process's attempt at, and then hold of, the lease of one key. For one flight's leader only."""
+    """One flight's attempt at, and then hold of, the lease of its key. For the flight's leader only.
 
-    __slots__ = ("_held", "_name", "_store", "_token", "_ttl", "_waits")
+    Args:
+        store: where it lies. name: its name. ttl: seconds after which it ends by itself.
+        fills: wakes who waits. flight: the flight. waits: counts the waits.
+    """
 
-    def __init__(self, store: LeaseStore, name: str, ttl: float, waits: Any) -> None:
+    __slots__ = ("_fills", "_flight", "_name", "_store", "_token", "_ttl", "_waits")
+
+    def __init__(self, store: LeaseStore, name: str, ttl: float, fills: Fills, flight: Flight, waits: Any) -> None:
         self._store = store
         self._name = name
         self._ttl = ttl
+        self._fills = fills
+        self._flight = flight
         self._waits = waits
         self._token = secrets.token_hex(8)
-        self._held = False
 
-    def wait(self, find: Callable[[], Plan[Found]], force: bool) -> Plan[Found | None]:
-        """Take the lease, or find what its holder filled; None where the caller is to load."""
-        interval = 0.002
+    def contend(self, find: Callable[[], Plan[Found]], *, anew: bool = False) -> Plan[Found | None]:
+        """Take the lease, or find what its holder filled; None where the caller is to load.
+
+        Args:
+            find: looks into the tiers below.
+            anew: what is there does not count; load once the lease is free.
+        """
+        look = FIRST_LOOK
+        asked = False
+        until: float | None = None
         while True:
-            self._held = yield from self._store.take(self._name, self._token, self._ttl)
-            if self._held and interval == 0.002 and force:
-                return None
-            # A fill may have come between the caller's look and the lease.
-            found = yield from find()
-            if found.entry is not None:
-                return found
-            if self._held:
-                return None
-            self._waits.add()
-            yield Pause(interval)
-            interval = min(interval * 1.5, 0.05)
+            signal = self._flight.wait_on()
+            self._fills.expect(self._name, signal)  # before asking: the holder may give it back right after
+            try:
+                if not (asked and (yield from self._held_by_another())) and (yield from self._take()):
+                    self._flight.lease = self._name
+                    # A fill may have come between the caller's look and the lease.
+                    found = None if anew else (yield from find())
+                    return found if found is not None and found.entry is not None else None
+                asked = True
+                if self._flight.bar > self._name:
+                    until = time.monotonic() + PATIENCE if until is None else until
+                    if time.monotonic() >= until:
+                        return None
+                self._waits.add()
+                yield Wait(signal, HEARD_LOOK if self._fills.heard() else look)
+                look = min(look * 1.5, LAST_LOOK)
+            finally:
+                self._flight.turn = None
+                self._fills.forget(self._name, signal)
+            if not anew:
+                found = yield from find()
+                if found.entry is not None:
+                    return found
+
+    def _held_by_another(self) -> Plan[bool]:
+        held = getattr(self._store, "held", None)
+        return held is not None and (yield from held(self._name))
+
+    def _take(self) -> Plan[bool]:
+        try:
+            return (yield from self._store.take(self._name, self._token, self._ttl))
+        except LogUnavailable:
+            return True
 
     def release(self) -> Plan[None]:
-        """Give the lease back, if it is held."""
-        if self._held:
-            self._held = False
-            yield from self._store.give(self._name, self._token)
-
+        """Give the lease back, if it is held, and tell those who wait."""
+        if not self._flight.lease:
+            return
+        self._flight.lease = ""
+        try:
+            awaited = yield from self._store.give(self._name, self._token)
+        except LogUnavailable:
+            return
+        if awaited and self._fills.announce is not None:
+            yield from self._fills.announce(self._name)

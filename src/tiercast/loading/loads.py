@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .context import LoadContext, _current, entered
+
+if TYPE_CHECKING:
+    from .workers import Workers
 
 
 class Load:
@@ -17,11 +19,12 @@ class Load:
     this task and a sync one in a worker thread, with the context copied.
     """
 
-    __slots__ = ("context", "loader")
+    __slots__ = ("context", "loader", "workers")
 
-    def __init__(self, loader: Callable[[], Any], context: LoadContext) -> None:
+    def __init__(self, loader: Callable[[], Any], context: LoadContext, workers: Workers) -> None:
         self.loader = loader
         self.context = context
+        self.workers = workers
 
     def run(self) -> Any:
         with entered(self.context):
@@ -35,10 +38,13 @@ class Load:
         try:
             if is_async(self.loader):
                 return await self.loader()
-            value = await asyncio.to_thread(self.loader)
+            value = await self.workers.call(self.loader)
             return await value if inspect.isawaitable(value) else value
         finally:
-            _current.reset(token)
+            try:
+                _current.reset(token)
+            except ValueError:  # the task was thrown away, and what it left is finalised elsewhere
+                pass
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -4,38 +4,54 @@ Implementation notes.
     `read` looks into memory once more (judging what the hit path would not), then `fetch`
     joins or leads the key's flight; the leader runs `produce`: the tiers below, the lease,
     the loader, and `store`. A value that lost a race is handed to its caller and stored
-    nowhere. Whoever waited for a flight judges its entry as a hit of its own; one that it
-    fails leads a load of its own, once.
+    nowhere.
+    Whoever waited for a flight that was open when it came judges the flight's entry as a hit
+    of its own. One that it fails joins or leads another, which began after its call and is
+    therefore as good as one of its own: so nobody waits for more than two flights that end,
+    and a crowd that is failed together loads once more together.
+    A leader that was cancelled abandons its flight, and one of those who waited leads the
+    next. A flight whose loader hangs for `lock_ttl`, or whose loop stands still, is given up
+    in the same way: exactly one of those who waited takes its place in the table.
+    Timeouts run from the call. A load that somebody may stop waiting for runs in the
+    background from its beginning, and so does the sync loader of an async caller, whose thread
+    cannot be cancelled: then a cancelled caller abandons nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..coherence.judging import Verdict
-from ..coherence.log import LogUnavailable
 from ..config import DEFAULT
 from ..errors import LoadTimeout
-from ..plans import Blocking, Plan
-from ..region import LARGE, MISS, Missing, State, Ttl, tags_of
-from ..tiers.base import Guard, Put
-from ..tiers.entry import TYPED
+from ..plans import Plan
+from ..region import MISS, Missing, State, Ttl, tags_of
 from .context import NOT_MODIFIED, LoadContext
-from .flights import ABANDONED, AwaitFlight, Failure, Flight, Join, leading
-from .loads import Load
+from .finding import Found, find, find_many, slide
+from .flights import ABANDONED, LOOK, AwaitFlight, Failure, Flight, Join, Landed, chain, leading
+from .loads import Load, is_async
+from .stale import Spare, back_off, backing_off, failed, may_refresh, servable, served, soft_limit
+from .storing import store
 from .workers import Spawn
 
 if TYPE_CHECKING:
-    from ..region import Begin, Region
-    from ..tiers.base import Tier
-    from ..tiers.entry import Address, Entry, Envelope
+    from ..region import Region
+    from ..tiers.entry import Address, Entry
+
+__all__ = ["Found", "Want", "fetch", "find", "find_many", "read"]
 
 logger = logging.getLogger("tiercast.loading")
+
+STUCK = object()
+"""What a wait answers where the flight will not end."""
+TOO_LATE = object()
+"""What a wait answers where the spare died before it was of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +63,7 @@ class Want:
         as_type: the declared type that values from below are restored to.
         lock_ttl: seconds after which another process may load instead; None: the region's.
         force: load anew whatever is cached.
+        behind: a refresh of an entry that is served meanwhile: what another process loaded since will do.
     """
 
     loader: Callable[[], Any]
@@ -55,15 +72,33 @@ class Want:
     as_type: Any = None
     lock_ttl: float | None = None
     force: bool = False
+    behind: bool = False
 
 
-@dataclass(slots=True)
-class Found:
-    """What the tiers below had: a fresh entry, or one that grace may serve; and how far its tier vouches for it."""
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One load as all parts of the plan know it.
 
-    entry: Entry | None = None
-    vouched: int = 0
-    stale: Entry | None = None
+    Attributes:
+        spare: what may be served where the load is slow or fails.
+        proven: whether memory was proven when the call began.
+    """
+
+    region: Region
+    address: Address
+    local_key: Hashable
+    want: Want
+    spare: Spare | None
+    proven: bool
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a loader counts as hanging."""
+        return self.want.lock_ttl or self.region.settings.lock_ttl
+
+    def stuck(self, flight: Flight) -> bool:
+        """Whether it is no use to wait for a flight any longer."""
+        return flight.stuck(self.region.clock.monotonic(), self.patience)
 
 
 def read(region: Region, address: Address, want: Want | None = None) -> Plan[Entry | Missing]:
@@ -71,429 +106,253 @@ def read(region: Region, address: Address, want: Want | None = None) -> Plan[Ent
     proven = yield from region.coherence.prove()
     local_key = region.local_key(address)
     if want is not None and want.force:
-        return (yield from fetch(region, address, local_key, want, None, proven=proven))
+        return served(region, (yield from fetch(Errand(region, address, local_key, want, None, proven))))
+    vouched = region.ledger.applied  # before the look: key records take their keys out of memory at once
     entry, state = region.look(local_key, address, proven=proven)
-    if entry is not None and (state is State.FRESH or (state is State.DUE and want is None)):
+    if entry is not None and state in (State.FRESH, State.DUE):
         region.counters.hits.add()
         region.touch(local_key, entry)
         if region.sliding:
             yield from slide(region, address, entry)
-        return entry
-    if entry is not None and state is State.DUE and want is not None:
-        region.counters.hits.add()
-        yield from refresh_behind(region, address, local_key, want, entry)
+        if state is State.DUE and want is not None and may_refresh(region, address, local_key, entry):
+            yield from refresh_behind(Errand(region, address, local_key, want, Spare(entry, vouched), proven))
         return entry
     if want is not None:
-        return (yield from fetch(region, address, local_key, want, entry, proven=proven))
+        spare = Spare(entry, vouched, proven) if entry is not None else None
+        return served(region, (yield from fetch(Errand(region, address, local_key, want, spare, proven))))
     found = yield from find(region, address, proven=proven)
     if found.entry is None:
-        region.counters.misses.add()
+        region.missed(address)
         return MISS
     return found.entry
 
 
-def find(region: Region, address: Address, *, proven: bool, as_type: Any = None) -> Plan[Found]:
-    """Look into the tiers below, judge what they have, and promote it with what is left of its life."""
-    result = Found()
-    coherence, ledger = region.coherence, region.ledger
-    if not proven and coherence.settings.on_outage != "serve":
-        return result
-    for tier in region.below:
-        if tier is region.remote and not proven:
-            continue
-        with ledger.lock:
-            epoch, carried = ledger.epoch, coherence.carried
-        reading = yield from tier.get_many((address,), epoch)
-        envelope = reading.found.get(address)
-        if envelope is None:
-            continue
-        vouched = vouched_by(reading.vouched, epoch, carried)
-        entry = yield from judged(region, tier, address, envelope, vouched, as_type)
-        if entry is None:
-            continue
-        if entry.stale or region.clock.monotonic() >= entry.expires:
-            result.stale = result.stale or entry
-            continue
-        (region.counters.disk_hits if tier is region.disk else region.counters.remote_hits).add()
-        if tier is region.remote and region.disk is not None:
-            yield from put_disk(region, address, envelope, vouched)
-        if as_type is not None or not envelope.flags & TYPED:
-            region.insert(address, entry, vouched)
-        if region.sliding:
-            yield from slide(region, address, entry)
-        result.entry, result.vouched = entry, vouched
-        return result
-    return result
-
-
-def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = True) -> Plan[dict[Address, Entry]]:
-    """Find the fresh entries of several addresses, in one round trip per tier."""
-    proven = yield from region.coherence.prove()
-    found: dict[Address, Entry] = {}
-    missing: list[Address] = []
-    for address in addresses:
-        local_key = region.local_key(address)
-        entry, state = region.look(local_key, address, proven=proven)
-        if entry is not None and state in (State.FRESH, State.DUE):
-            region.counters.hits.add()
-            region.touch(local_key, entry)
-            found[address] = entry
-        else:
-            missing.append(address)
-    for tier in region.below if proven else ():
-        if not missing:
-            break
-        with region.ledger.lock:
-            epoch, carried = region.ledger.epoch, region.coherence.carried
-        reading = yield from tier.get_many(missing, epoch)
-        vouched = vouched_by(reading.vouched, epoch, carried)
-        for address, envelope in reading.found.items():
-            entry = yield from judged(region, tier, address, envelope, vouched, None)
-            if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
-                continue
-            (region.counters.disk_hits if tier is region.disk else region.counters.remote_hits).add()
-            found[address] = entry
-            if promote:
-                if tier is region.remote and region.disk is not None:
-                    yield from put_disk(region, address, envelope, vouched)
-                if not envelope.flags & TYPED:
-                    region.insert(address, entry, vouched)
-        missing = [address for address in missing if address not in found]
-    for _ in missing:
-        region.counters.misses.add()
-    return found
-
-
-def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:
-    """Return the position up to which a tier vouches for key records: its own, or what was carried to L3."""
-    if pair is None:
-        return carried
-    return pair[1] if pair[0] == epoch else 0
-
-
-def judged(
-    region: Region, tier: Tier, address: Address, envelope: Envelope, vouched: int, as_type: Any
-) -> Plan[Entry | None]:
-    """Return the entry of an envelope that the ledger lets live, `stale` set where it is marked; None for the rest."""
-    verdict = region.judge(address, envelope, vouched)
-    if verdict in (Verdict.DEAD, Verdict.UNKNOWN):
-        return None
-    if len(envelope.payload) > LARGE:
-        entry = yield Blocking(region.revive, tier.name, envelope, as_type)
-    else:
-        entry = region.revive(tier.name, envelope, as_type)
-    if entry is None or region.clock.monotonic() >= entry.keep:
-        return None
-    if verdict is Verdict.STALE:
-        entry.stale = True
-    return entry  # type: ignore[no-any-return]
-
-
-def fetch(
-    region: Region, address: Address, local_key: Hashable, want: Want, stale: Entry | None, *, proven: bool
-) -> Plan[Entry]:
-    """Get the entry by the key's one flight; `stale` is what may be served where that is slow or fails."""
-    settings = region.settings
-    if stale is not None and not want.force and backing_off(region, local_key):
-        region.counters.stale_served.add()
-        return stale
-    bounded = stale is not None and soft_limit(region, stale) is not None
-    behind = bounded or settings.hard_timeout is not None
-    for _ in (0, 1):
-        flight, leads = yield Join(region.flights, address)
-        if leads and behind:
-            accepted = yield Spawn(
-                region.workers,
-                partial(
-                    lead, region, flight, address, local_key, want, stale, proven=proven, quiet=True, detached=bounded
-                ),
-            )
-            leads = not accepted
+def fetch(errand: Errand) -> Plan[Entry]:
+    """Get the entry by the key's one flight, or the spare where that is slow or fails."""
+    region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
+    soft, hard = soft_limit(region, spare), region.settings.hard_timeout
+    if spare is not None and _left_alone(errand, spare, soft):
+        return spare.entry
+    began = region.clock.monotonic()
+    soft_end = began + soft if soft is not None else math.inf
+    hard_end = began + hard if hard is not None else math.inf
+    judges, given_up = True, None
+    while True:
+        flight, leads = yield Join(region.flights, address, given_up)
         if leads:
-            return (yield from lead(region, flight, address, local_key, want, stale, proven=proven))
-        region.counters.waits.add()
-        outcome = yield from wait(region, flight, stale)
-        if outcome is ABANDONED:
+            # A thread that runs a loader cannot be cancelled: its flight goes on without the caller.
+            unstoppable = flight.loop is not None and not is_async(want.loader)
+            if not (unstoppable or soft is not None or hard is not None):
+                return (yield from lead(errand, flight))  # type: ignore[return-value]
+            plan = partial(lead, errand, flight, behind=True, detached=soft is not None)
+            if not (yield Spawn(region.workers, plan, flight, waited=soft != 0.0)):
+                return (yield from _refused(errand, flight))
+        else:
+            region.counters.waits.add()
+        outcome = yield from _wait(errand, flight, soft_end, hard_end, own=leads)
+        if isinstance(outcome, Spare):
+            return outcome.entry
+        if outcome is TOO_LATE:
+            soft_end = math.inf
             continue
-        if isinstance(outcome, Failure):
-            raise outcome.error
-        entry, vouched = outcome
-        if entry is stale or serves(region, address, entry, vouched):
-            return entry  # type: ignore[no-any-return]
-    return (yield from lead(region, Flight(address, None), address, local_key, want, stale, proven=proven))
+        if leads or not judges or _counts(errand, outcome):
+            if isinstance(outcome, Failure):
+                raise outcome.exception()
+            if isinstance(outcome, Landed):
+                return outcome.entry  # type: ignore[no-any-return]
+        judges, given_up = False, flight if outcome is STUCK else None
 
 
-def soft_limit(region: Region, stale: Entry) -> float | None:
-    """Return how long a load may take before the stale entry is served: at once where a soft record marked it."""
-    return 0.0 if stale.stale else region.settings.soft_timeout
+def _left_alone(errand: Errand, spare: Spare, soft: float | None) -> bool:
+    """Whether the spare is served and nothing is loaded: the origin failed just now, or another process refreshes first."""
+    region, address, local_key = errand.region, errand.address, errand.local_key
+    return servable(region, address, spare) and (
+        backing_off(region, local_key) or (soft == 0.0 and not may_refresh(region, address, local_key, spare.entry))
+    )
 
 
-def wait(region: Region, flight: Flight, stale: Entry | None) -> Plan[Any]:
-    """Wait for a flight as long as the timeouts allow, and serve the stale entry where they end first.
+def _refused(errand: Errand, flight: Flight) -> Plan[Entry]:
+    """Do without the background, where too much runs there: serve the spare, or load here, or give up."""
+    region, hard = errand.region, errand.region.settings.hard_timeout
+    if errand.spare is not None and servable(region, errand.address, errand.spare):
+        region.flights.land(flight, ABANDONED)
+        return errand.spare.entry
+    if hard is None:
+        return (yield from lead(errand, flight))  # type: ignore[return-value]
+    error = LoadTimeout(f"{flight.key!r} cannot be loaded within hard_timeout={hard} s: too many loads hang")
+    region.flights.land(flight, Failure(error))
+    raise error
+
+
+def _wait(errand: Errand, flight: Flight, soft_end: float, hard_end: float, *, own: bool) -> Plan[Any]:
+    """Wait for a flight as long as the timeouts allow; answers its outcome, the spare, STUCK or TOO_LATE.
 
     Raises:
-        LoadTimeout: the hard timeout passed.
+        LoadTimeout: the hard timeout passed, and there is nothing to serve instead.
     """
-    hard = region.settings.hard_timeout
-    soft = soft_limit(region, stale) if stale is not None else None
-    if stale is not None and soft is not None:
-        if (yield AwaitFlight(region.flights, flight, soft)):
-            return flight.signal.value
-        region.counters.stale_served.add()
-        return stale, 0
-    if not (yield AwaitFlight(region.flights, flight, hard)):
-        message = f"the load of {flight.key!r} took longer than hard_timeout={hard} s; it goes on in the background"
-        raise LoadTimeout(message)
-    return flight.signal.value
+    region, spare = errand.region, errand.spare
+    end = min(soft_end, hard_end)
+    left = None if end == math.inf else max(0.0, end - region.clock.monotonic())
+    look = min(LOOK, errand.patience / 4)
+    stuck = partial(errand.stuck, flight) if not own else _never
+    if (yield AwaitFlight(region.flights, flight, left, stuck, look, own)):
+        return flight.signal.value
+    if stuck():
+        return STUCK
+    if spare is not None and servable(region, errand.address, spare):
+        return spare
+    if hard_end > soft_end:
+        return TOO_LATE
+    message = (
+        f"the load of {flight.key!r} took longer than hard_timeout={region.settings.hard_timeout} s;"
+        " it goes on in the background"
+    )
+    raise LoadTimeout(message)
 
 
-def serves(region: Region, address: Address, entry: Entry, vouched: int) -> bool:
-    """Judge another's entry as a hit of one's own: epoch, ledger, floor and proof."""
-    if region.judge(address, entry, vouched) in (Verdict.DEAD, Verdict.UNKNOWN):
+def _never() -> bool:
+    return False
+
+
+def _counts(errand: Errand, outcome: Any) -> bool:
+    """Whether the outcome of a flight that was on its way when this call came is good for it, as a hit would be."""
+    region = errand.region
+    if errand.want.force:
         return False
-    settings = region.coherence.settings
-    return region.coherence.proven() or (entry.own and entry.begun > region.clock.monotonic() - settings.max_staleness)
+    if not isinstance(outcome, Landed):
+        return True
+    entry = outcome.entry
+    if region.judge(errand.address, entry, outcome.vouched, entry.local) in (Verdict.DEAD, Verdict.UNKNOWN):
+        return False
+    return region.coherence.proven() or region.coherence.outlives_outage(entry)
 
 
-def lead(
-    region: Region,
-    flight: Flight,
-    address: Address,
-    local_key: Hashable,
-    want: Want,
-    stale: Entry | None,
-    *,
-    proven: bool,
-    quiet: bool = False,
-    detached: bool = False,
-) -> Plan[Entry]:
+def lead(errand: Errand, flight: Flight, *, behind: bool = False, detached: bool = False) -> Plan[Entry | None]:
     """Lead a flight: whatever happens to the leader, it lands.
 
-    `quiet`: in the background, where who waits gets the error. `detached`: nobody waits
+    `behind`: in the background, where who waits gets the error. `detached`: nobody waits
     without a bound, so what the caller leads is no part of this load's chain.
     """
-    token = leading.set((flight,) if detached else (*leading.get(), flight))
+    flights = errand.region.flights
+    token = leading.set((flight,) if detached else (*chain(), flight))
     try:
-        found = yield from produce(region, address, local_key, want, stale, proven=proven)
+        found = yield from produce(errand, flight)
     except Exception as exc:
-        region.flights.land(flight, Failure(exc))
-        if quiet:
-            return None  # type: ignore[return-value]
+        if behind and not flight.signal.awaited:
+            logger.warning("load in the background failed: %s", exc, exc_info=exc, extra={"region": errand.region.name})
+        flights.land(flight, Failure(exc))
+        if behind:
+            return None
         raise
     except BaseException:  # cancelled, closed or interrupted: not the load's failure
-        region.flights.land(flight, ABANDONED)
+        flights.land(flight, ABANDONED)
         raise
     finally:
-        leave_context(token)
-    region.flights.land(flight, (found.entry, found.vouched))
-    return found.entry  # type: ignore[return-value]
+        with contextlib.suppress(ValueError):  # closed from another context, which never had the token
+            leading.reset(token)
+    assert found.entry is not None
+    flights.land(flight, Landed(found.entry, found.vouched))
+    return found.entry
 
 
-def leave_context(token: Any) -> None:
-    """Reset `leading`; a plan that is closed from another context never set it there."""
-    try:
-        leading.reset(token)
-    except ValueError:
-        leading.set(())
-
-
-def backing_off(region: Region, local_key: Hashable) -> bool:
-    """Whether the origin failed for this key a moment ago and is to be left alone."""
-    failed = region.backoff.get(local_key)
-    return failed is not None and region.clock.monotonic() < failed[0]
-
-
-def produce(
-    region: Region, address: Address, local_key: Hashable, want: Want, stale: Entry | None, *, proven: bool
-) -> Plan[Found]:
+def produce(errand: Errand, flight: Flight) -> Plan[Found]:
     """Find the entry below or load it, under the lease that one process of the fleet holds."""
-    if not want.force:
-        found = yield from find(region, address, proven=proven, as_type=want.as_type)
+    region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
+    anew = want.force and not want.behind
+    look = partial(
+        find, region, address, proven=errand.proven, as_type=want.as_type,
+        fresher=spare.entry if want.behind and spare is not None else None,
+    )  # fmt: skip
+    if not anew:
+        found = yield from look()
         if found.entry is not None:
             return found
-        stale = stale or found.stale
-        if stale is not None and backing_off(region, local_key):
-            region.counters.stale_served.add()
-            return Found(stale)
-    region.counters.misses.add()
-    lease = region.lease(address, want.lock_ttl) if proven else None
+        if spare is None and found.spare is not None:
+            errand = replace(errand, spare=found.spare)
+            if backing_off(region, errand.local_key) and servable(region, address, found.spare):
+                return Found(found.spare.entry, found.spare.vouched)
+    region.missed(address)
+    lease = region.lease(address, want.lock_ttl, flight) if errand.proven and not flight.alone else None
     if lease is None:
-        return (yield from load(region, address, local_key, want, stale, None))
+        return (yield from _load(errand, flight))
     try:
-        filled = yield from lease.wait(lambda: find(region, address, proven=True, as_type=want.as_type), want.force)
+        filled = yield from lease.contend(look, anew=anew)
         if filled is not None:
             return filled
-        return (yield from load(region, address, local_key, want, stale, lease))
+        return (yield from _load(errand, flight))
     finally:
         yield from lease.release()
 
 
-def load(
-    region: Region, address: Address, local_key: Hashable, want: Want, stale: Entry | None, lease: Any
-) -> Plan[Found]:
-    """Call the loader, store what it returned where that is still true, and fall back to grace where it failed."""
-    nested = len(leading.get()) > 1
-    servable = stale is not None and region.clock.monotonic() < stale.keep
-    if not nested and not (yield from region.slots.take(wait=not servable)):
-        region.counters.stale_served.add()
-        return Found(stale)
+def _load(errand: Errand, flight: Flight) -> Plan[Found]:
+    """Call the loader, store what it returned where that is still true, and fall back to the spare where it failed."""
+    region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
+    if not (yield from region.slots.take(flight, wait=not servable(region, address, spare))):
+        assert spare is not None
+        return Found(spare.entry, spare.vouched)
     try:
         begin = region.begin()
+        flight.since = begin.monotonic
         context = LoadContext(
-            key=address.key, stale_value=stale.value if stale is not None else None, has_stale=stale is not None,
+            key=address.key, stale_value=spare.entry.value if spare is not None else None, has_stale=spare is not None,
             ttl=want.ttl, tags=want.tags,
         )  # fmt: skip
         region.counters.loads.add()
-        value = yield Load(want.loader, context)
+        with region.watch.loading(address):
+            value = yield Load(want.loader, context, region.workers)
     except Exception as exc:
         region.counters.load_errors.add()
-        if stale is None or region.clock.monotonic() >= stale.keep:
+        if spare is None or not servable(region, address, spare):
             raise
-        yield from failed(region, address, local_key, stale, exc)
-        return Found(stale)
+        failed(region, address, errand.local_key, spare, exc)
+        return Found(spare.entry, spare.vouched)
     finally:
-        if not nested:
-            region.slots.give()
-    region.backoff.pop(local_key, None)
-    if value is NOT_MODIFIED and stale is not None:
-        value = stale.value
-    ttl = context.ttl
-    if value is None and ttl is DEFAULT and region.settings.none_ttl is not None:
-        ttl = region.settings.none_ttl
-    entry = region.entry(
-        value, region.lifetime(ttl), tags_of(context.tags), begin, address,
-        cost=region.clock.monotonic() - begin.monotonic,
-    )  # fmt: skip
-    entry.stale = context.stale
+        region.slots.give()
+    cost = region.clock.monotonic() - begin.monotonic
+    tags = tags_of(context.tags)
+    if value is NOT_MODIFIED:
+        value, tags = _kept(spare, tags)
+    entry = region.entry(value, region.lifetime(_ttl(region, context, value)), tags, begin, address, cost=cost)
+    entry.stale, entry.local = context.stale, begin.local
+    if context.stale:  # computed from what was stale itself: soon again, but not with every read
+        back_off(region, errand.local_key)
+    else:
+        region.backoff.pop(errand.local_key, None)
     if context.keep:
         yield from store(region, address, entry, begin, want.as_type)
     return Found(entry, entry.born)
 
 
-def failed(region: Region, address: Address, local_key: Hashable, stale: Entry, exc: Exception) -> Plan[None]:
-    """Note a failed load whose stale value is served, so that the origin is tried again with backoff."""
-    first, most = region.settings.retry_backoff
-    _, last = region.backoff.get(local_key, (0.0, 0.0))
-    delay = min(max(first, last * 2), most)
-    if len(region.backoff) > 10_000:  # forgetting one only means that the origin is tried earlier
-        region.backoff.pop(next(iter(region.backoff)))
-    region.backoff[local_key] = (region.clock.monotonic() + delay, delay)
-    region.counters.stale_served.add()
-    logger.warning(
-        "load failed, serving the stale value and trying again in %.1f s: %s", delay, exc, extra={"region": region.name}
-    )
-    if region.memory is not None and region.memory.get(local_key) is None:
-        region.insert(address, stale, stale.born)
-    return
-    yield
+def _kept(spare: Spare | None, tags: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """Return value and tags of the entry that the loader found still right.
+
+    Raises:
+        ValueError: the loader was shown none.
+    """
+    if spare is None:
+        message = "a loader returned NOT_MODIFIED, but current_load().has_stale is False: there is no value to keep"
+        raise ValueError(message)
+    return spare.entry.value, tuple(sorted({*spare.entry.tags, *tags}))
 
 
-def store(region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None) -> Plan[bool]:
-    """Store a fill in every tier, from the lowest up, unless it lost a race; False where it did."""
-    if recently_invalidated(region, address, entry.tags, begin):
-        region.counters.fills_refused.add()
-        return False
-    envelopes = yield from encode(region, address, entry, begin, as_type)
-    proven = region.coherence.proven()
-    if region.remote is not None and proven:
-        if region.judge(address, entry, entry.born) in (Verdict.DEAD, Verdict.UNKNOWN):
-            region.counters.fills_refused.add()
-            return False
-        put = yield from region.remote.put_if_newer(address, envelopes[region.remote.name], Guard(begun=begin.log))
-        if put in (Put.NEWER, Put.LATE):
-            region.counters.fills_refused.add()
-            return False
-    if region.disk is not None and proven:
-        yield from put_disk(region, address, envelopes[region.disk.name], entry.born)
-    if region.insert(address, entry, entry.born, begin.local):
-        region.counters.fills.add()
-        return True
-    return region.memory is None
+def _ttl(region: Region, context: LoadContext, value: Any) -> Ttl:
+    if value is None and context.ttl is DEFAULT and region.settings.none_ttl is not None:
+        return region.settings.none_ttl
+    return context.ttl
 
 
-def recently_invalidated(region: Region, address: Address, tags: Sequence[str], begin: Begin) -> bool:
-    """Whether the load began within `origin_lag` after an invalidation of what it loaded."""
-    if begin.settled >= begin.born:
-        return False
-    with region.ledger.lock:
-        return region.ledger.matches_between(
-            region.name, address.scope, address.key, tuple(tags), begin.epoch, begin.settled, begin.born, vouched=begin.born
-        )
-
-
-def encode(
-    region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None
-) -> Plan[dict[str, Envelope]]:
-    """Make what each tier below will store; one that has none below costs nothing."""
-    if region.strict is not None:
-        region.strict.check(entry.value, as_type)
-    envelopes: dict[str, Envelope] = {}
-    for tier in region.below:
-        if region.looks_large(entry.value):
-            envelopes[tier.name] = yield Blocking(region.envelope, tier.name, entry, begin, address, as_type)
-        else:
-            envelopes[tier.name] = region.envelope(tier.name, entry, begin, address, as_type)
-    return envelopes
-
-
-def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int) -> Plan[None]:
-    """Put into L2; one that is refused because this process is behind catches up and tries once more."""
-    disk, ledger, coherence = region.disk, region.ledger, region.coherence
-    if disk is None:
+def refresh_behind(errand: Errand) -> Plan[None]:
+    """Load anew in the background what is fresh and served meanwhile."""
+    region = errand.region
+    flight = region.flights.open(errand.address)
+    if flight is None:
         return
-
-    def admit(pair: tuple[str, int]) -> bool:
-        with ledger.lock:
-            if not ledger.epoch == envelope.epoch == pair[0] or ledger.applied < pair[1]:
-                return False
-            verdict = region.judge(address, envelope, vouched)
-            return verdict not in (Verdict.DEAD, Verdict.UNKNOWN)
-
-    guard = Guard(admit=admit)
-    if (yield from disk.put_if_newer(address, envelope, guard)) is Put.BEHIND:
-        try:
-            yield from coherence.catch_up()
-            yield from coherence.follow_stores()
-        except LogUnavailable:
-            return
-        yield from disk.put_if_newer(address, envelope, guard)
-
-
-def refresh_behind(region: Region, address: Address, local_key: Hashable, want: Want, stale: Entry) -> Plan[None]:
-    """Load anew in the background, in the one process of the fleet that owns the key's refresh."""
-    if not region.coherence.owns(f"{address.region}:{address.scope}|{address.key}"):
-        return
-    flight, leads = yield Join(region.flights, address)
-    if not leads:
-        yield AwaitFlight(region.flights, flight, 0.0)
-        return
-    forced = replace(want, force=True)
-    accepted = yield Spawn(
-        region.workers,
-        partial(lead, region, flight, address, local_key, forced, stale, proven=True, quiet=True, detached=True),
-    )
+    anew = replace(errand, want=replace(errand.want, behind=True))
+    plan = partial(lead, anew, flight, behind=True, detached=True)
+    try:
+        accepted = yield Spawn(region.workers, plan, flight, waited=False)
+    except BaseException:
+        region.flights.land(flight, ABANDONED)
+        raise
     if not accepted:
         region.flights.land(flight, ABANDONED)
-
-
-def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
-    """Renew a sliding entry: in memory freely, below at most once per tenth of its TTL."""
-    if entry.ttl == math.inf:
-        return
-    now = region.clock.monotonic()
-    last = entry.begun + region.settings.max_lifetime
-    expires = min(now + entry.ttl, last)
-    if expires - entry.expires < entry.ttl / 10:
-        return
-    grace = region.settings.grace
-    entry.expires, entry.keep = expires, min(expires + grace, last)
-    region.schedule_look(entry)
-    wall = region.clock.wall()
-    for tier in region.below:
-        epoch, _ = region.coherence.position()
-        reading = yield from tier.get_many((address,), epoch)
-        seen = reading.found.get(address)
-        if seen is not None and seen.born == entry.born and seen.epoch == entry.epoch:
-            renewed = replace(seen, fresh_until=wall + expires - now, keep_until=wall + entry.keep - now)
-            yield from tier.renew(address, seen, renewed)
-

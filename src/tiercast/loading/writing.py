@@ -18,7 +18,8 @@ from ..keys import decode_target, encode_target, storage_key
 from ..plans import Plan
 from ..tiers.base import Guard
 from ..tiers.entry import Address, Entry, Envelope
-from .reading import Found, encode, find, put_disk
+from .finding import Found, find
+from .storing import encode, put_disk
 
 if TYPE_CHECKING:
     from ..coherence.coherence import Delivery
@@ -71,7 +72,8 @@ def put_many(
     writes = value_writes(region, parcels, fence)
     draft = key_draft(region, list(values))
     delivery = yield from region.coherence.append([draft], writes, require=require)
-    region.counters.sets.add()
+    for _ in parcels:
+        region.counters.sets.add()
     if not delivery.delivered:
         for parcel in parcels:
             settle_entry(region, parcel.entry, delivery.epoch, begin.born)

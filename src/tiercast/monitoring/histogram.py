@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import ceil, exp2, log2
 
-from .counter import Counter, Sum
+from .counter import Counter
 
-SMALLEST = 1e-7
-"""Seconds: the upper bound of bucket 0; shorter times are not told apart."""
 PER_OCTAVE = 8
 """Buckets for each doubling: a quantile is off by 4.5 % at most."""
-MOST = 32 * PER_OCTAVE
-"""The last bucket: everything beyond seven minutes."""
+SMALLEST = 2.0**-23
+"""Seconds (119 ns): the upper bound of the first bucket; shorter times are not told apart."""
+FIRST = -23 * PER_OCTAVE
+LAST = 9 * PER_OCTAVE
+"""The last bucket: everything beyond 512 seconds."""
 
 
 def bucket_of(seconds: float) -> int:
     """Return the bucket of a duration."""
     if not seconds > SMALLEST:
-        return 0
-    return min(math.ceil(math.log2(seconds / SMALLEST) * PER_OCTAVE), MOST)
+        return FIRST
+    return min(ceil(log2(seconds) * PER_OCTAVE), LAST)
 
 
 def upper_bound(bucket: int) -> float:
     """Return the longest duration (seconds) that belongs to a bucket."""
-    return SMALLEST * 2.0 ** (bucket / PER_OCTAVE)
+    return exp2(bucket / PER_OCTAVE)
+
+
+def middle(bucket: int) -> float:
+    """Return the geometric middle (seconds) of a bucket."""
+    return exp2((bucket - 0.5) / PER_OCTAVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,14 @@ class Distribution:
 
     Attributes:
         buckets: bucket to how many durations; only those that have any.
-        total: the sum of the durations, in seconds.
     """
 
     buckets: Mapping[int, int] = field(default_factory=dict)
-    total: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum of the durations, in seconds; from the middles of the buckets, so 4.5 % off at most and mostly far less."""
+        return sum(middle(bucket) * count for bucket, count in self.buckets.items())
 
     @property
     def count(self) -> int:
@@ -56,12 +65,12 @@ class Distribution:
 
         The geometric middle of its bucket, so at most 4.5 % off.
         """
-        wanted = max(1, math.ceil(part * self.count))
+        wanted = max(1, ceil(part * self.count))
         seen = 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
             if seen >= wanted:
-                return upper_bound(bucket) * 2.0 ** (-0.5 / PER_OCTAVE)
+                return middle(bucket)
         return None
 
     def up_to(self, seconds: float) -> int:
@@ -75,16 +84,14 @@ class Distribution:
         buckets = dict(self.buckets)
         for bucket, count in other.buckets.items():
             buckets[bucket] = buckets.get(bucket, 0) + count
-        return Distribution(buckets, self.total + other.total)
+        return Distribution(buckets)
 
     def minus(self, earlier: Distribution) -> Distribution:
         """Return what came after an earlier state of the same histogram."""
         if not earlier.buckets:
             return self
         left = {bucket: count - earlier.buckets.get(bucket, 0) for bucket, count in self.buckets.items()}
-        return Distribution(
-            {bucket: count for bucket, count in left.items() if count > 0}, max(0.0, self.total - earlier.total)
-        )
+        return Distribution({bucket: count for bucket, count in left.items() if count > 0})
 
 
 NONE = Distribution()
@@ -99,23 +106,24 @@ def merged(distributions: Iterable[Distribution]) -> Distribution:
 
 
 class Histogram:
-    """Durations as they come in, from any number of threads, exactly. Not for the hit path (about 0.4 µs)."""
+    """Durations as they come in, from any number of threads, each counted. No lock; about 0.2 µs."""
 
-    __slots__ = ("_buckets", "_sum")
+    __slots__ = ("_adders", "_buckets")
 
     def __init__(self) -> None:
         self._buckets: dict[int, Counter] = {}
-        self._sum = Sum()
+        self._adders: dict[int, Callable[[], object]] = {}
 
     def observe(self, seconds: float) -> None:
         """Note a duration."""
-        bucket = bucket_of(seconds)
-        counter = self._buckets.get(bucket)
-        if counter is None:
+        try:
+            self._adders[ceil(log2(seconds) * PER_OCTAVE)]()
+        except (KeyError, ValueError):  # the first of its bucket; out of range; no time at all
+            bucket = bucket_of(seconds)
             counter = self._buckets.setdefault(bucket, Counter())  # atomic: two threads get the same one
-        counter.add()
-        self._sum.add(seconds)
+            self._adders[bucket] = counter.add
+            counter.add()
 
     def read(self) -> Distribution:
         """Return what it holds now."""
-        return Distribution({bucket: counter.value for bucket, counter in list(self._buckets.items())}, self._sum.value)
+        return Distribution({bucket: counter.value for bucket, counter in list(self._buckets.items())})

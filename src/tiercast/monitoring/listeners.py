@@ -55,7 +55,20 @@ class Listeners:
     thread (`flush`); everything else is told where it happens.
     """
 
-    __slots__ = ("_lock", "_posted", "changed", "errors", "evict", "error", "fill", "hit", "invalidate", "lost", "miss", "wake")
+    __slots__ = (
+        "_lock",
+        "_posted",
+        "changed",
+        "error",
+        "errors",
+        "evict",
+        "fill",
+        "hit",
+        "invalidate",
+        "lost",
+        "miss",
+        "wake",
+    )
 
     def __init__(self) -> None:
         self.hit: tuple[Listening, ...] = ()
@@ -110,7 +123,9 @@ class Listeners:
                 call(event)
             except Exception as exc:
                 self.errors.add()
-                logger.warning("a listener of %s failed: %s", event.event, exc, exc_info=exc, extra={"event": event.event})
+                logger.warning(
+                    "a listener of %s failed: %s", event.event, exc, exc_info=exc, extra={"event": event.event}
+                )
 
     def post(self, event: CacheEvent) -> None:
         """Have an event told later, by `flush`; may be called under a lock."""

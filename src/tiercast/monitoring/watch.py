@@ -52,7 +52,7 @@ class Watch:
         self.listeners = self.hub.listeners
         self.timed = timed
         self.timings: dict[Measured, Histogram] = {}
-        self.causes: dict[str, Counter] = {}
+        self.causes: dict[str, Sum] = {}
         """Why entries left memory, by cause."""
         self.failures: dict[str, Counter] = {}
         """Operations that failed, by tier ("loader" among them)."""
@@ -122,17 +122,15 @@ class Watch:
 
     def evicted(self, cause: str, local_key: Hashable = None) -> None:
         """Count an entry that left memory, and why; may be called under a lock: who listens is told later."""
-        counter = self.causes.get(cause) or self.causes.setdefault(cause, Counter())
-        counter.add()
+        (self.causes.get(cause) or self.causes.setdefault(cause, Sum())).add(1)
         if self.listeners.evict:
             scope, key = local_key if isinstance(local_key, tuple) else ("", local_key)
             self.listeners.post(CacheEvent("evict", self.region, scope, str(key), tier="local", cause=cause))
 
     def evicted_many(self, cause: str, count: int) -> None:
         """Count entries that left memory together; nobody is told of each."""
-        counter = self.causes.get(cause) or self.causes.setdefault(cause, Counter())
-        for _ in range(count):
-            counter.add()
+        if count:
+            (self.causes.get(cause) or self.causes.setdefault(cause, Sum())).add(count)
 
 
 class _Untraced:

@@ -256,9 +256,12 @@ class DiskTier:
 
         return (yield Blocking(self._change, epoch, apply)) is True
 
-    def drop(self, epoch: str, position: int) -> Plan[None]:
-        """Clear the tier and put it at a position, in one transaction, unless it is already there or beyond."""
-        yield Blocking(self._drop, epoch, position)
+    def drop(self, epoch: str, position: int, seen: tuple[str, int] | None = None) -> Plan[None]:
+        """Clear the tier and put it at a position, in one transaction, unless it is already there or beyond.
+
+        `seen`: where the tier stood when that was decided; where it has moved since, it is left alone.
+        """
+        yield Blocking(self._drop, epoch, position, seen)
 
     def close(self) -> Plan[None]:
         yield Blocking(self.store.close)
@@ -327,10 +330,10 @@ class DiskTier:
                 self.store.cache.delete(name)
         return True
 
-    def _drop(self, epoch: str, position: int) -> None:
+    def _drop(self, epoch: str, position: int, seen: tuple[str, int] | None) -> None:
         def drop(execute: Execute) -> list[str]:
             at_epoch, at = execute(POSITION).fetchone()
-            if at_epoch == epoch and at >= position:
+            if (at_epoch == epoch and at >= position) or (seen is not None and (at_epoch, at) != seen):
                 return []
             files = self.store.clear(execute)
             execute(SET_POSITION, (epoch, position))

@@ -268,14 +268,13 @@ class RedisTier:
     # -- leases ----------------------------------------------------------------------------------
 
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
-        """Take the lease `name` for `ttl` seconds, or find that the token has it; no answer counts as having it."""
-        key = self._lease_key(name)
-        # Two commands: SET with NX and GET together begins with Redis 7.
-        take = ("SET", key, token, "NX", "PX", max(round(ttl * 1000), 1))
-        replies = yield from self._call_many((take, ("GET", key)))
-        if replies is None or isinstance(replies[0], Exception):
-            return True
-        return bool(replies[0] == b"OK" or replies[1] == token.encode())
+        """Take the lease `name` for `ttl` seconds, or find that the token has it; no answer counts as having it.
+
+        A lease that another has is marked as awaited.
+        """
+        milliseconds = max(round(ttl * 1000), 1)
+        reply = yield from self._call(scripts.TAKE_LEASE.call((self._lease_key(name),), token, milliseconds), retry=True)
+        return bool(reply != 0)
 
     def keep(self, name: str, token: str, ttl: float) -> Plan[bool]:
         """Prolong a lease; False where the token no longer has it."""
@@ -284,14 +283,15 @@ class RedisTier:
         )
         return bool(reply == 1)
 
-    def give(self, name: str, token: str) -> Plan[None]:
-        """Give a lease back; what another token has is left alone."""
-        yield from self._call(scripts.GIVE_LEASE.call((self._lease_key(name),), token), retry=True)
+    def give(self, name: str, token: str) -> Plan[bool]:
+        """Give a lease back and say whether it is awaited; what another token has is left alone."""
+        reply = yield from self._call(scripts.GIVE_LEASE.call((self._lease_key(name),), token), retry=True)
+        return bool(reply == 2)
 
     def holder(self, name: str) -> Plan[str | None]:
         """Answer the token that has a lease."""
         reply = yield from self._call(("GET", self._lease_key(name)))
-        return reply.decode() if isinstance(reply, bytes) else None
+        return reply.decode().removesuffix(scripts.AWAITED) if isinstance(reply, bytes) else None
 
     def lease(self, address: Address, token: str, ttl: float) -> Plan[bool]:
         """`take` the lease of an entry's load."""
@@ -301,7 +301,7 @@ class RedisTier:
         """`keep` the lease of an entry's load."""
         return self.keep(keys.storage_key(*address), token, ttl)
 
-    def release(self, address: Address, token: str) -> Plan[None]:
+    def release(self, address: Address, token: str) -> Plan[bool]:
         """`give` back the lease of an entry's load."""
         return self.give(keys.storage_key(*address), token)
 

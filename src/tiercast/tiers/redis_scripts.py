@@ -137,16 +137,39 @@ return 1
 )
 """Remove an entry; where its fence has not ended, a tombstone keeps it."""
 
+# A lease is its holder's token, followed by AWAITED once another has asked for it.
+AWAITED: Final = "!"
+
+TAKE_LEASE: Final = Script("""
+local held = redis.call('GET', KEYS[1])
+if not held then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+if held == ARGV[1] or held == ARGV[1] .. '!' then
+  return 1
+end
+if string.sub(held, -1) ~= '!' then
+  redis.call('APPEND', KEYS[1], '!')
+end
+return 0
+""")
+"""Take a lease, or mark it as awaited; APPEND leaves its end as it is."""
+
 RENEW_LEASE: Final = Script("""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+local held = redis.call('GET', KEYS[1])
+if held ~= ARGV[1] and held ~= ARGV[1] .. '!' then
   return 0
 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """)
 
 GIVE_LEASE: Final = Script("""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+local held = redis.call('GET', KEYS[1])
+if held ~= ARGV[1] and held ~= ARGV[1] .. '!' then
   return 0
 end
-return redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1])
+return held == ARGV[1] and 1 or 2
 """)
+"""Give a lease back; 2 where it is awaited."""

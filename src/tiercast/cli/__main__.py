@@ -1,0 +1,5 @@
+"""`python -m tiercast.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,185 @@
+"""Looking into the tiers below memory: what they have is judged, promoted, or kept as a spare.
+
+Implementation notes.
+    A copy promoted from a lower tier keeps the envelope's `born`. How far a tier vouches for
+    key records is read before, or with, the row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..coherence.judging import Verdict
+from ..plans import Blocking, Pause, Plan
+from ..region import LARGE, State
+from ..tiers.entry import TYPED, Address, Entry, Envelope
+from .stale import Spare
+from .storing import put_disk
+
+if TYPE_CHECKING:
+    from ..region import Region
+    from ..tiers.base import Tier
+
+AT_ONCE = 250
+"""Addresses that one request asks for: what decoding their answers takes must not hold up an event loop."""
+LARGE_COMPRESSED = LARGE // 16
+"""Compressed bytes above which decoding leaves the event loop."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found: a fresh entry and how far its tier vouches for it, or a spare."""
+
+    entry: Entry | None = None
+    vouched: int = 0
+    spare: Spare | None = None
+
+
+def find(
+    region: Region, address: Address, *, proven: bool, as_type: Any = None, fresher: Entry | None = None
+) -> Plan[Found]:
+    """Look into the tiers below, judge what they have, and promote it with what is left of its life.
+
+    Args:
+        region: the region.
+        address: what to look for.
+        proven: whether memory is proven now.
+        as_type: the declared type of the value.
+        fresher: only what has a later deadline than this entry, or was born later, counts.
+    """
+    result = Found()
+    coherence, ledger = region.coherence, region.ledger
+    if not proven and coherence.settings.on_outage != "serve":
+        return result
+    for tier in region.below:
+        if tier is region.remote and not proven:
+            continue
+        with ledger.lock:
+            epoch, carried = ledger.epoch, coherence.carried
+        reading = yield from tier.get_many((address,), epoch)
+        envelope = reading.found.get(address)
+        if envelope is None:
+            continue
+        vouched = vouched_by(reading.vouched, epoch, carried)
+        entry = yield from judged(region, tier, address, envelope, vouched, as_type)
+        if entry is None:
+            continue
+        if entry.stale or region.clock.monotonic() >= entry.expires:
+            if result.spare is None or entry.expires > result.spare.entry.expires:
+                result.spare = Spare(entry, vouched, proven)
+            continue
+        if fresher is not None and not is_fresher(entry, fresher):
+            continue
+        region.found_below(tier, address)
+        if tier is region.remote and region.disk is not None:
+            yield from put_disk(region, address, envelope, vouched)
+        if as_type is not None or not envelope.flags & TYPED:
+            region.insert(address, entry, vouched)
+        if region.sliding:
+            yield from slide(region, address, entry)
+        result.entry, result.vouched = entry, vouched
+        return result
+    return result
+
+
+def is_fresher(entry: Entry, than: Entry) -> bool:
+    """Whether an entry is a newer fill than another; deadlines that crossed the wall clock may be off by milliseconds."""
+    return entry.born > than.born or than.stale or entry.expires > than.expires + min(0.05, than.ttl / 100)
+
+
+def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = True) -> Plan[dict[Address, Entry]]:
+    """Find the fresh entries of several addresses, in one round trip per tier and 250 addresses."""
+    proven = yield from region.coherence.prove()
+    found: dict[Address, Entry] = {}
+    for start in range(0, len(addresses), AT_ONCE):
+        if start:
+            yield Pause(0.0)
+        yield from _find_some(region, addresses[start : start + AT_ONCE], found, proven=proven, promote=promote)
+    return found
+
+
+def _find_some(
+    region: Region, addresses: Sequence[Address], found: dict[Address, Entry], *, proven: bool, promote: bool
+) -> Plan[None]:
+    missing: list[Address] = []
+    for address in addresses:
+        local_key = region.local_key(address)
+        entry, state = region.look(local_key, address, proven=proven)
+        if entry is not None and state in (State.FRESH, State.DUE):
+            if promote:  # a `delete` is no lookup, and is not counted as one
+                region.counters.hits.add()
+                region.touch(local_key, entry)
+            found[address] = entry
+        else:
+            missing.append(address)
+    for tier in region.below if proven else ():
+        if not missing:
+            break
+        with region.ledger.lock:
+            epoch, carried = region.ledger.epoch, region.coherence.carried
+        reading = yield from tier.get_many(missing, epoch)
+        vouched = vouched_by(reading.vouched, epoch, carried)
+        for address, envelope in reading.found.items():
+            entry = yield from judged(region, tier, address, envelope, vouched, None)
+            if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
+                continue
+            found[address] = entry
+            if promote:
+                region.found_below(tier, address)
+                if tier is region.remote and region.disk is not None:
+                    yield from put_disk(region, address, envelope, vouched)
+                if not envelope.flags & TYPED:
+                    region.insert(address, entry, vouched)
+        missing = [address for address in missing if address not in found]
+    for address in missing if promote else ():
+        region.missed(address)
+
+
+def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:
+    """Return the position up to which a tier vouches for key records: its own, or what was carried to L3."""
+    if pair is None:
+        return carried
+    return pair[1] if pair[0] == epoch else 0
+
+
+def judged(
+    region: Region, tier: Tier, address: Address, envelope: Envelope, vouched: int, as_type: Any
+) -> Plan[Entry | None]:
+    """Return the entry of an envelope that the ledger lets live, `stale` set where it is marked; None for the rest."""
+    verdict = region.judge(address, envelope, vouched)
+    if verdict in (Verdict.DEAD, Verdict.UNKNOWN):
+        return None
+    if len(envelope.payload) > (LARGE_COMPRESSED if envelope.compressed else LARGE):
+        entry = yield Blocking(region.revive, tier.name, envelope, as_type)
+    else:
+        entry = region.revive(tier.name, envelope, as_type)
+    if entry is None or region.clock.monotonic() >= entry.keep:
+        return None
+    if verdict is Verdict.STALE:
+        entry.stale = True
+    return entry  # type: ignore[no-any-return]
+
+
+def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
+    """Renew a sliding entry: in memory freely, below at most once per tenth of its TTL."""
+    if entry.ttl == math.inf:
+        return
+    now = region.clock.monotonic()
+    last = entry.begun + region.settings.max_lifetime
+    expires = min(now + entry.ttl, last)
+    if expires - entry.expires < entry.ttl / 10:
+        return
+    grace = region.settings.grace
+    entry.expires, entry.keep = expires, min(expires + grace, last)
+    region.schedule_look(entry)
+    wall = region.clock.wall()
+    for tier in region.below:
+        epoch, _ = region.coherence.position()
+        reading = yield from tier.get_many((address,), epoch)
+        seen = reading.found.get(address)
+        if seen is not None and seen.born == entry.born and seen.epoch == entry.epoch:
+            renewed = replace(seen, fresh_until=wall + expires - now, keep_until=wall + entry.keep - now)
+            yield from tier.renew(address, seen, renewed)

@@ -1,0 +1,94 @@
+"""Storing a fill: encoded for each tier, refused where it lost a race."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..coherence.judging import Verdict
+from ..coherence.log import LogUnavailable
+from ..plans import Blocking, Plan
+from ..tiers.base import Guard, Put
+
+if TYPE_CHECKING:
+    from ..region import Begin, Region
+    from ..tiers.entry import Address, Entry, Envelope
+
+
+def store(region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None) -> Plan[bool]:
+    """Store a fill in every tier, from the lowest up, unless it lost a race; False where it did."""
+    if recently_invalidated(region, address, entry.tags, begin):
+        region.counters.fills_refused.add()
+        return False
+    envelopes = yield from encode(region, address, entry, begin, as_type)
+    proven = region.coherence.proven()
+    if region.remote is not None and proven:
+        if region.judge(address, entry, entry.born) in (Verdict.DEAD, Verdict.UNKNOWN):
+            region.counters.fills_refused.add()
+            return False
+        put = yield from region.remote.put_if_newer(address, envelopes[region.remote.name], Guard(begun=begin.log))
+        if put in (Put.NEWER, Put.LATE):
+            region.counters.fills_refused.add()
+            return False
+    if region.disk is not None and proven:
+        yield from put_disk(region, address, envelopes[region.disk.name], entry.born)
+    if region.insert(address, entry, entry.born, begin.local) or region.memory is None:
+        region.counters.fills.add()
+        region.watch.filled(address)
+        return True
+    return False
+
+
+def recently_invalidated(region: Region, address: Address, tags: Sequence[str], begin: Begin) -> bool:
+    """Whether the load began within `origin_lag` after an invalidation of what it loaded."""
+    if begin.settled >= begin.born:
+        return False
+    with region.ledger.lock:
+        return region.ledger.matches_between(
+            region.name,
+            address.scope,
+            address.key,
+            tuple(tags),
+            begin.epoch,
+            begin.settled,
+            begin.born,
+            vouched=begin.born,
+        )
+
+
+def encode(
+    region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None
+) -> Plan[dict[str, Envelope]]:
+    """Make what each tier below will store; one that has none below costs nothing."""
+    if region.strict is not None:
+        region.strict.check(entry.value, as_type)
+    envelopes: dict[str, Envelope] = {}
+    for tier in region.below:
+        if region.looks_large(entry.value):
+            envelopes[tier.name] = yield Blocking(region.envelope, tier.name, entry, begin, address, as_type)
+        else:
+            envelopes[tier.name] = region.envelope(tier.name, entry, begin, address, as_type)
+    return envelopes
+
+
+def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int) -> Plan[None]:
+    """Put into L2; one that is refused because this process is behind catches up and tries once more."""
+    disk, ledger, coherence = region.disk, region.ledger, region.coherence
+    if disk is None:
+        return
+
+    def admit(pair: tuple[str, int]) -> bool:
+        with ledger.lock:
+            if not ledger.epoch == envelope.epoch == pair[0] or ledger.applied < pair[1]:
+                return False
+            verdict = region.judge(address, envelope, vouched)
+            return verdict not in (Verdict.DEAD, Verdict.UNKNOWN)
+
+    guard = Guard(admit=admit)
+    if (yield from disk.put_if_newer(address, envelope, guard)) is Put.BEHIND:
+        try:
+            yield from coherence.catch_up()
+            yield from coherence.follow_stores()
+        except LogUnavailable:
+            return
+        yield from disk.put_if_newer(address, envelope, guard)

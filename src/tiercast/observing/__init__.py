@@ -1,0 +1,1 @@
+"""What a manager shows of itself: figures, health, alerts, the fleet, and how it is measured."""

@@ -1,0 +1,245 @@
+"""Invalidations made while Redis is away: in force here at once, never lost, replayed in order; and what is served meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.puppet import Puppet
+from servers import RedisServer, TcpProxy, wait_until
+from tiercast import CacheConfig, CacheManager, DeliveryError
+from tiercast.coherence.records import Kind
+from tiercast.coherence.redis_log import RedisLog
+from tiercast.plans import drive
+
+MAX_STALENESS = 1.0
+COHERENCE = {"max_staleness": MAX_STALENESS, "heartbeat": 0.2}
+
+
+def config(url: str, directory: Path | None = None, **more: Any) -> dict[str, Any]:
+    coherence = COHERENCE | more | ({"outbox_directory": str(directory)} if directory else {})
+    remote = {"connection_string": url, "write_timeout": 0.5, "connect_timeout": 0.5, "breaker_reset": 0.2}
+    return {"distributed": remote, "coherence": coherence, "lock_ttl": 0.5}
+
+
+def manager(url: str, directory: Path | None = None, **more: Any) -> CacheManager:
+    return CacheManager(CacheConfig.from_dict(config(url, directory, **more)))
+
+
+@pytest.fixture
+def wire(own_redis: RedisServer) -> Iterator[TcpProxy]:
+    with TcpProxy(own_redis.url) as wire:
+        yield wire
+
+
+def cut(wire: TcpProxy) -> None:
+    wire.refuse()
+    wire.reset()
+
+
+def load(cache: CacheManager, key: str, value: Any) -> Any:
+    return cache.get_or_set(key, lambda: value, tags=["tag"])
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_they_are_in_force_here_and_reach_the_others_later(
+    own_redis: RedisServer, wire: TcpProxy, tmp_path: Path, durable: bool
+) -> None:
+    """Every kind says delivered=False, kills here at once what was loaded before it, and elsewhere on reconnection."""
+    directory = tmp_path if durable else None
+    with manager(wire.url, directory) as cache, manager(own_redis.url) as other:
+        for each in (cache, other):
+            each.coherence.start()
+        kinds = {
+            "key": lambda: cache.invalidate_keys(["key"]),
+            "tag": lambda: cache.invalidate_tags(["tag"]),
+            "scope": lambda: cache.evict_by_scope(),
+            "pattern": lambda: cache.invalidate_pattern("k*"),
+            "region": lambda: cache.clear("default"),
+            "everything": lambda: cache.clear(),
+        }
+        for invalidate in kinds.values():
+            load(other, "key", "old")
+            load(cache, "key", "old")
+            cut(wire)
+            result = invalidate()
+            assert (result.delivered, result.position) == (False, None)
+            assert cache.get("key") is None
+            assert load(cache, "key", "new") == "new"
+            assert cache.coherence.status().waiting
+            wire.pass_through()
+            wait_until(lambda: not cache.coherence.status().waiting, 10, "the replay")
+            wait_until(lambda: other.get("key") in {None, "new"}, 10, "what was replayed")
+            cache.coherence.settle()
+            assert cache.get("key") in {None, "new"}
+            cache.clear()
+            other.coherence.settle()
+
+
+def test_they_are_replayed_in_their_order(own_redis: RedisServer, wire: TcpProxy, tmp_path: Path) -> None:
+    """Two hundred of them stand in the log in the order in which they were made, before what is made afterwards."""
+    with manager(wire.url, tmp_path) as cache, manager(own_redis.url) as other:
+        for each in (cache, other):
+            each.coherence.start()
+        epoch, position = drive_position(other)
+        cut(wire)
+        for number in range(200):
+            cache.invalidate_tags([f"tag-{number}"])
+        wire.pass_through()
+        wait_until(lambda: not cache.coherence.status().waiting, 10, "the replay")
+        assert cache.invalidate_tags(["last"]).delivered
+        log = other._runtime.log
+        assert isinstance(log, RedisLog)
+        records = drive(log.read((epoch, position))).records
+        assert records is not None
+        assert [record.targets for record in records] == [*((f"tag-{n}",) for n in range(200)), ("last",)]
+
+
+def drive_position(cache: CacheManager) -> tuple[str, int]:
+    cache.coherence.settle()
+    status = cache.coherence.status()
+    return status.epoch, status.position
+
+
+def test_a_value_is_not_queued(own_redis: RedisServer, wire: TcpProxy, tmp_path: Path) -> None:
+    """A `set` in an outage serves here, and is an invalidation of its key to the rest."""
+    with manager(wire.url, tmp_path) as cache, manager(own_redis.url) as other:
+        for each in (cache, other):
+            each.coherence.start()
+            load(each, "key", "old")
+        cut(wire)
+        assert not cache.set("key", "mine").delivered
+        assert cache.get("key") == "mine"
+        wire.pass_through()
+        wait_until(lambda: other.get("key") != "old", 10, "the replay")
+        cache.coherence.settle()
+        other.set("key", "theirs")
+        cache.coherence.settle()
+        assert cache.get("key") == "theirs"
+        assert not cache.coherence.status().waiting
+
+
+def test_require_delivery_raises_and_queues_nothing(own_redis: RedisServer, wire: TcpProxy, tmp_path: Path) -> None:
+    """Whoever must know that it arrived gets DeliveryError; nothing is in force here, nothing is replayed."""
+    with manager(wire.url, tmp_path) as cache, manager(own_redis.url) as other:
+        for each in (cache, other):
+            each.coherence.start()
+        load(cache, "key", "old")
+        before = drive_position(other)
+        cut(wire)
+        for operation, args in (
+            (cache.invalidate_keys, (["key"],)),
+            (cache.invalidate_tags, (["tag"],)),
+            (cache.clear, ()),
+            (cache.delete, ("key",)),
+            (cache.set, ("key", "new")),
+        ):
+            with pytest.raises(DeliveryError):
+                operation(*args, require_delivery=True)
+        assert not cache.coherence.status().waiting
+        wire.pass_through()
+        wait_until(lambda: cache.coherence.status().proven, 10, "proof")
+        assert cache.get("key") == "old"
+        assert drive_position(other) == before
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("sibling", ["running", "started later"])
+def test_a_sibling_replays_what_the_dead_left(
+    own_redis: RedisServer, wire: TcpProxy, tmp_path: Path, sibling: str
+) -> None:
+    """SIGKILL with a full outbox: any process of the host brings it to the log, which an unrelated process then reads."""
+    with manager(own_redis.url) as other, Puppet(**config(wire.url, tmp_path)) as puppet:
+        other.coherence.start()
+        puppet.do("start")
+        if sibling == "running":
+            stack = manager(wire.url, tmp_path)
+            stack.coherence.start()
+        for key in ("a", "b"):
+            load(other, key, "old")
+        cut(wire)
+        assert not puppet.do("invalidate_keys", ["a"])["delivered"]
+        assert not puppet.do("invalidate_pattern", "b*")["delivered"]
+        puppet.kill()
+        assert (other.get("a"), other.get("b")) == ("old", "old")
+        wire.pass_through()
+        if sibling != "running":
+            stack = manager(own_redis.url, tmp_path)
+            stack.coherence.start()
+        with stack:
+            wait_until(lambda: (other.get("a"), other.get("b")) == (None, None), 20, "what the dead had queued")
+            assert not stack.coherence.status().waiting
+
+
+@pytest.mark.fault
+def test_what_a_sibling_queued_is_in_force_in_the_whole_host_before_memory_is_proven(
+    own_redis: RedisServer, wire: TcpProxy, tmp_path: Path
+) -> None:
+    """While a record of the host waits, no process of the host can prove its memory past it."""
+    with manager(own_redis.url, tmp_path) as cache, Puppet(**config(wire.url, tmp_path)) as puppet:
+        cache.coherence.start()
+        puppet.do("start")
+        load(cache, "key", "old")
+        cut(wire)
+        began = time.monotonic()
+        assert not puppet.do("invalidate_keys", ["key"])["delivered"]
+        wait_until(lambda: cache.get("key") is None, 5, "the sibling's replay")
+        assert time.monotonic() - began < MAX_STALENESS + 1.0
+
+
+class TestOutageModes:
+    def test_load_asks_the_origin_once_memory_is_older_than_the_bound(
+        self, own_redis: RedisServer, wire: TcpProxy
+    ) -> None:
+        """Entries of the last `max_staleness` serve, older ones are loaded, and what is loaded serves again."""
+        with manager(wire.url) as cache:
+            cache.coherence.start()
+            assert load(cache, "key", 1) == 1
+            loaded = time.monotonic()
+            cut(wire)
+            number = 1
+            while time.monotonic() - loaded < MAX_STALENESS - 0.2:
+                assert load(cache, "key", 2) == 1
+            wait_until(lambda: load(cache, "key", 2) == 2, 5, "a load from the origin")
+            loads = cache.stats()["loads"]
+            for number in range(200):
+                load(cache, "key", 3 + number)
+            assert cache.stats()["loads"] <= loads + 1
+            assert cache.get("key") is not None
+            wire.pass_through()
+            wait_until(lambda: cache.coherence.status().proven, 10, "proof")
+
+    def test_serve_goes_on_serving(self, own_redis: RedisServer, wire: TcpProxy) -> None:
+        """Who prefers availability serves until the TTL, own invalidations excepted."""
+        with manager(wire.url, on_outage="serve") as cache:
+            cache.coherence.start()
+            assert load(cache, "key", "old") == "old"
+            assert load(cache, "gone", "old") == "old"
+            cut(wire)
+            deadline = time.monotonic() + 2 * MAX_STALENESS
+            while time.monotonic() < deadline:
+                assert load(cache, "key", "new") == "old"
+                time.sleep(0.01)
+            assert not cache.coherence.status().proven
+            cache.invalidate_keys(["gone"])
+            assert load(cache, "gone", "new") == "new"
+
+    def test_nothing_raises_into_a_read(self, own_redis: RedisServer, wire: TcpProxy) -> None:
+        """Reads and writes of every sort get through an outage, each in the time of one timeout or so."""
+        with manager(wire.url) as cache:
+            cache.coherence.start()
+            cut(wire)
+            deadline = time.monotonic() + 2 * MAX_STALENESS
+            while time.monotonic() < deadline:
+                assert load(cache, "key", 1) == 1
+                assert cache.get("absent", "default") == "default"
+                cache.multi_get(["key", "absent"])
+                cache.contains("key")
+                cache.set("other", 1)
+                assert cache.get("other") == 1
+                cache.delete("other")
+                cache.touch("key", 60)

@@ -1,0 +1,307 @@
+"""Leases: whoever waits is woken by the fill, what is lost costs a moment, and no wait through two processes lasts.
+
+Two managers of one fleet stand for two processes: they share nothing but Redis, or the directory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from loaders import PATIENCE, Crowd, Gate, eventually
+from stacks import config_of
+from tiercast import CacheManager, DistributedCacheConfig
+from tiercast.coherence.fills import announced, announcement
+from tiercast.loading import leases
+from tiercast.plans import drive
+
+Make = Callable[..., CacheManager]
+
+
+@pytest.fixture(params=["memory+redis", "memory+disk"])
+def stack(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, stack: str, tmp_path: Path) -> Iterator[Make]:
+    """Make managers of one fleet, connected, on a server that may take its time."""
+    url = request.getfixturevalue("redis_url") if "redis" in stack else None
+    managers = []
+
+    def make(**settings: Any) -> CacheManager:
+        config = config_of(stack, tmp_path, url, **settings)
+        if url is not None:
+            patient = DistributedCacheConfig(connection_string=url, read_timeout=10, write_timeout=10)
+            config = attrs.evolve(config, distributed=patient)
+        managers.append(CacheManager(config))
+        managers[-1].coherence.start(20)
+        return managers[-1]
+
+    yield make
+    for manager in managers:
+        manager.close()
+
+
+def waiting(cache: CacheManager) -> bool:
+    """Whether a load waits for another process."""
+    return len(cache._runtime.fills) > 0
+
+
+class TestWaking:
+    def test_by_the_fill(self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The one that waits gets the value when it is stored: by the bus, or by looking where there is none."""
+        monkeypatch.setattr(leases, "HEARD_LOOK", 1000.0)
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        crowd.call(two.get_or_set, "k", gate.load)
+        eventually(lambda: waiting(two))
+        gate.open({"n": 1})
+        assert crowd.join() == [{"n": 1}] * 2
+        assert gate.calls == 1
+        if "redis" in stack:
+            assert two._runtime.default.counters.lock_waits.value == 1, "it looked without having been woken"
+
+    def test_by_a_load_that_failed(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Then the next loads; its caller gets what came of its own load."""
+        monkeypatch.setattr(leases, "HEARD_LOOK", 1000.0)
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        other = Crowd()
+        other.call(two.get_or_set, "k", lambda: "second")
+        eventually(lambda: waiting(two))
+        gate.open(LookupError("origin"))
+        assert [type(outcome) for outcome in crowd.join()] == [LookupError]
+        assert other.join() == ["second"]
+
+    def test_a_message_that_is_lost_costs_a_moment(
+        self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever is not woken looks by itself."""
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        one._runtime.fills.announce = None
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        crowd.call(two.get_or_set, "k", gate.load)
+        eventually(lambda: waiting(two))
+        gate.open(1)
+        assert crowd.join() == [1, 1]
+        assert gate.calls == 1
+
+    def test_nothing_is_announced_where_nobody_waits(self, make: Make, stack: str) -> None:
+        """A load that nobody else wanted costs the bus nothing."""
+        cache, told = make(), []
+        if cache._runtime.fills.announce is None:
+            return
+        cache._runtime.fills.announce = lambda name: told.append(name) or iter(())  # type: ignore[assignment,func-returns-value]
+        cache.get_or_set("k", lambda: 1)
+        assert told == []
+
+    def test_waiting_does_not_spin(self, make: Make, stack: str, request: pytest.FixtureRequest) -> None:
+        """A second of waiting costs Redis a handful of questions, and the waiting thread a few milliseconds."""
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        spent: list[float] = []
+
+        def wait() -> Any:
+            began = time.thread_time()
+            value = two.get_or_set("k", gate.load)
+            spent.append(time.thread_time() - began)
+            return value
+
+        crowd.call(wait)
+        eventually(lambda: waiting(two))
+        before = two._runtime.default.counters.lock_waits.value
+        time.sleep(1.0)
+        looks = two._runtime.default.counters.lock_waits.value - before
+        gate.open(1)
+        crowd.join()
+        assert looks <= (4 if "redis" in stack else 60)
+        assert spent[0] < 0.1
+
+    @pytest.mark.parametrize("name", ["default:k", 'odd"\\', "ключ", ""])
+    def test_the_message(self, name: str) -> None:
+        """An announcement says its name back; nothing else is one."""
+        assert announced(announcement(name)) == name
+        assert announced(announcement(name)[:-1]) is None
+        assert announced(b'{"v":1,"epoch":"e","position":1}') is None
+        assert announced(b'{"v":1,"fill":7}') is None
+
+
+class TestLosing:
+    def test_a_leader_that_hangs(self, make: Make) -> None:
+        """Its lease ends after `lock_ttl`; one other loads, and what the slow one brings at last changes nothing."""
+        one, two, three = make(), make(), make()
+        hung, gate, slow, others = Gate(), Gate(), Crowd(), Crowd()
+        slow.call(one.get_or_set, "k", hung.load, lock_ttl=1)
+        eventually(lambda: hung.calls)
+        for cache in (two, three):
+            for _ in range(10):
+                others.call(cache.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        gate.open("second")
+        assert others.join() == ["second"] * 20
+        assert gate.calls == 1
+        hung.open("first")
+        assert slow.join() == ["first"]
+        assert make().get("k") in ("first", "second")
+
+    def test_no_lease_store_no_wait(self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A store of leases that does not answer costs a load too many, never none."""
+        from tiercast.coherence.log import LogUnavailable
+
+        cache = make()
+
+        def broken(*args: Any) -> Any:
+            raise LogUnavailable("gone")
+            yield
+
+        monkeypatch.setattr(type(cache._runtime.leases), "take", broken)
+        monkeypatch.setattr(type(cache._runtime.leases), "give", broken)
+        assert cache.get_or_set("k", lambda: 1) == 1
+
+
+class TestSharedOrNot:
+    def test_memory_alone_waits_for_nobody(self, redis_url: str) -> None:
+        """A region whose fills reach no other process takes no lease, though the fleet has a Redis."""
+        from tiercast import CacheConfig
+
+        config = CacheConfig(
+            distributed=DistributedCacheConfig(connection_string=redis_url, read_timeout=10, write_timeout=10),
+            regions={"near": {"distributed": None}},
+        )
+        gate, crowd = Gate(), Crowd()
+        with CacheManager(config) as one, CacheManager(config) as two:
+            crowd.call(one.get_or_set, "k", gate.load, region="near")
+            crowd.call(two.get_or_set, "k", gate.load, region="near")
+            eventually(lambda: gate.calls == 2)
+            gate.open(1)
+            assert crowd.join() == [1, 1]
+
+
+class TestRefresh:
+    def test_a_forced_load_waits_and_loads_anew(self, make: Make) -> None:
+        """`refresh=True` in two processes: one after the other, and neither gets what stood there before."""
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        one.set("k", "old")
+        crowd.call(one.get_or_set, "k", gate.load, refresh=True)
+        eventually(lambda: gate.calls)
+        crowd.call(two.get_or_set, "k", gate.load, refresh=True)
+        eventually(lambda: waiting(two))
+        gate.open("new")
+        assert crowd.join() == ["new"] * 2
+        assert gate.most == 1
+
+    def test_one_process_refreshes(self, make: Make) -> None:
+        """After a soft invalidation every process serves the value; one load is made, and all come to see it."""
+        fleet = [make() for _ in range(3)]
+        fleet[0].set("k", "old")
+        gate, lock, calls = Gate(), threading.Lock(), []
+
+        def load() -> Any:
+            with lock:
+                calls.append(1)
+            return gate.load()
+
+        assert [cache.get("k") for cache in fleet] == ["old"] * 3
+        for cache in fleet:
+            cache.coherence.settle()
+        fleet[1].invalidate_keys(["k"], soft=True)
+        for cache in fleet:
+            cache.coherence.settle()
+        for _ in range(10):
+            assert [cache.get_or_set("k", load) for cache in fleet] == ["old"] * 3
+            time.sleep(0.02)
+        eventually(lambda: calls)
+        gate.open("new")
+        eventually(lambda: [cache.get_or_set("k", load) for cache in fleet] == ["new"] * 3)
+        assert len(calls) == 1
+
+    def test_the_owner_begins(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who does not own the key leaves it a head start, and then refreshes nevertheless: the owner may never read it."""
+        cache, gate = make(), Gate()
+        monkeypatch.setattr(cache._runtime.coherence, "owns", lambda name: False)
+        cache.set("k", "old")
+        cache.invalidate_keys(["k"], soft=True)
+        began = time.monotonic()
+        while not gate.calls:
+            assert cache.get_or_set("k", gate.load) == "old"
+            time.sleep(0.01)
+            assert time.monotonic() < began + PATIENCE
+        assert time.monotonic() >= began + 0.1
+        gate.open("new")
+        eventually(lambda: cache.get_or_set("k", gate.load) == "new")
+        assert gate.calls == 1
+
+    def test_an_early_refresh_takes_what_another_loaded(self, make: Make) -> None:
+        """Before it loads, it looks whether the fleet has something fresher."""
+        one, two = make(early_refresh=1.0, ttl=2.0), make(early_refresh=1.0, ttl=2.0)
+
+        def slow() -> str:
+            time.sleep(0.3)
+            return "first"
+
+        assert one.get_or_set("k", slow) == "first"
+        assert two.get("k") == "first"
+        eventually(lambda: one._runtime.default.memory.get("k").expires - time.monotonic() < 0.5)  # type: ignore[union-attr]
+        assert one.get_or_set("k", lambda: "second") in ("first", "second")
+        eventually(lambda: one.get("k") == "second")
+
+        def never() -> Any:
+            raise AssertionError("another process has loaded it")
+
+        eventually(lambda: two.get_or_set("k", never) == "second")
+        assert two._runtime.workers.failed.value == 0
+
+
+class TestCycles:
+    def test_loaders_of_two_processes_that_read_each_other_s_key(self, make: Make) -> None:
+        """Each holds the lease that the other wants: one of them soon loads by itself, long before `lock_ttl`."""
+        one, two, crowd = make(), make(), Crowd()
+        both = threading.Barrier(2)
+
+        def load(cache: CacheManager, inner: str) -> str:
+            both.wait(PATIENCE)
+            return f"of {cache.get_or_set(inner, lambda: 'inner')}"
+
+        began = time.monotonic()
+        crowd.call(one.get_or_set, "a", lambda: load(one, "b"))
+        crowd.call(two.get_or_set, "b", lambda: load(two, "a"))
+        outcomes = crowd.join()
+        assert time.monotonic() - began < 10
+        assert all(str(outcome).startswith("of ") for outcome in outcomes)
+
+    def test_through_a_flight_that_waits_for_the_other_process(self, make: Make) -> None:
+        """The wait that closes the cycle may be one that began earlier, in another thread: it is cut short as well."""
+        one, two, crowd = make(), make(), Crowd()
+        holds_a, holds_c, go = threading.Event(), threading.Event(), threading.Event()
+
+        def load_c() -> str:
+            holds_c.set()
+            assert go.wait(PATIENCE)
+            return f"c of {two.get_or_set('z', lambda: 'z')}"
+
+        def load_z() -> str:
+            holds_a.set()
+            assert go.wait(PATIENCE)
+            return f"z of {one.get_or_set('c', lambda: 'c')}"
+
+        crowd.call(two.get_or_set, "c", load_c)
+        assert holds_c.wait(PATIENCE)
+        crowd.call(one.get_or_set, "z", load_z)
+        assert holds_a.wait(PATIENCE)
+        crowd.call(one.get_or_set, "c", lambda: "c by itself")
+        eventually(lambda: waiting(one))
+        began = time.monotonic()
+        go.set()
+        crowd.join()
+        assert time.monotonic() - began < 10

@@ -1,0 +1,85 @@
+"""A process's handle on the simulated log: the library's `Log` protocol, each operation one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from simulation.log_server import LogServer
+from simulation.steps import Step, Unreachable
+
+from tiercast.coherence.log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from tiercast.coherence.records import Draft
+from tiercast.plans import Plan
+
+
+class SimLog:
+    """The log as one process reaches it.
+
+    Args:
+        server: the server.
+        runs: answers which life each server of values is in (a Cluster's).
+    """
+
+    def __init__(self, server: LogServer, runs: Any = None) -> None:
+        self.server = server
+        self.kind = "disk" if server.host_log else "redis"
+        self.atomic_writes = server.values is not None
+        self._runs = runs
+        self._constant = (0,)
+
+    @property
+    def heads(self) -> Sequence[int]:
+        return self.server.heads if self.server.host_log else self._constant
+
+    def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write] = ()) -> Plan[Appended]:
+        kept = list(drafts)
+        return (yield from self._ask("append", lambda: self.server.append(kept, since, writes), kept))
+
+    def read(self, since: tuple[str, int]) -> Plan[Tail]:
+        return self._ask("read", lambda: self.server.read(since), since)
+
+    def snapshot(self) -> Plan[Snapshot]:
+        return self._ask("snapshot", self.server.snapshot)
+
+    def beat(self, beat: Beat) -> Plan[Pulse]:
+        return self._ask("beat", lambda: self.server.beat(beat), beat)
+
+    def leave(self, member: str) -> Plan[None]:
+        return self._ask("leave", lambda: self.server.leave(member), member)
+
+    def members(self) -> Plan[tuple[Member, ...]]:
+        return self._ask("members", self.server.members)
+
+    def carry(self, epoch: str, position: int) -> Plan[None]:
+        return self._ask("carry", lambda: self.server.carry(epoch, position), (epoch, position))
+
+    def server_runs(self) -> Plan[dict[str, str]]:
+        return self._ask("server_runs", lambda: {"values": str(self._runs())})
+
+    def first_seen(self, runs: Sequence[str]) -> Plan[tuple[Head, dict[str, int]]]:
+        return self._ask("first_seen", lambda: self.server.first_seen(runs), runs)
+
+    # A disk log keeps the leases of its host.
+
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
+        return self._lease("take", lambda: self._runs.take(name, token, ttl), name)
+
+    def give(self, name: str, token: str) -> Plan[None]:
+        return self._lease("give", lambda: self._runs.give(name, token), name)
+
+    def _lease(self, name: str, effect: Any, about: object) -> Plan[Any]:
+        try:
+            return (yield Step("log", name, effect, about))
+        except Unreachable:
+            return True
+
+    def close(self) -> Plan[None]:
+        return
+        yield  # a plan
+
+    def _ask(self, name: str, effect: Any, about: object = "") -> Plan[Any]:
+        try:
+            return (yield Step("log", name, effect, about, retry=True))
+        except Unreachable as exc:
+            raise LogUnavailable(f"the log did not answer {name}") from exc

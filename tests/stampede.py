@@ -1,0 +1,84 @@
+"""One process of a stampede: python stampede.py '{…}'; says "ready", and begins when it is told.
+
+Threads and tasks ask for one cold key at once. Each call of the loader leaves a file whose name holds the process's id;
+it ends when the file "release" appears. At last one JSON line says what was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from stacks import config_of
+from tiercast import CacheManager, DistributedCacheConfig
+
+
+def main(stack: str, directory: str, url: str | None, lock_ttl: float, threads: int, tasks: int) -> None:
+    place = Path(directory)
+    config = config_of(stack, place / "cache", url, lock_ttl=lock_ttl)
+    if url is not None:  # a server, and a process, that gets no time for a while must not count as gone
+        patient = DistributedCacheConfig(
+            connection_string=url, read_timeout=10.0, write_timeout=10.0, connect_timeout=10.0
+        )
+        config = attrs.evolve(config, distributed=patient)
+    cache = CacheManager(config)
+    cache.coherence.start(20)
+    lock = threading.Lock()
+    calls = 0
+
+    def began() -> None:
+        nonlocal calls
+        with lock:
+            calls += 1
+            name = f"load-{os.getpid()}-{calls}"
+        (place / name).touch()
+
+    def load() -> dict[str, Any]:
+        began()
+        while not (place / "release").exists():
+            time.sleep(0.005)
+        return {"by": os.getpid()}
+
+    async def load_async() -> dict[str, Any]:
+        began()
+        while not (place / "release").exists():
+            await asyncio.sleep(0.005)
+        return {"by": os.getpid()}
+
+    answers: list[Any] = []
+
+    def call() -> None:
+        try:
+            answers.append(cache.get_or_set("cold", load)["by"])
+        except Exception as exc:
+            answers.append(repr(exc))
+
+    async def gather() -> None:
+        got = await asyncio.gather(
+            *(cache.get_or_set_async("cold", load_async) for _ in range(tasks)), return_exceptions=True
+        )
+        answers.extend(each["by"] if isinstance(each, dict) else repr(each) for each in got)
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    callers = [threading.Thread(target=call) for _ in range(threads)]
+    for caller in callers:
+        caller.start()
+    asyncio.run(gather())
+    for caller in callers:
+        caller.join()
+    stats = cache.stats()
+    cache.close()
+    print(json.dumps({"answers": answers, "loads": stats["loads"], "cpu": time.process_time()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
