@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .coherence.records import Draft, Kind
-from .errors import InvalidationError
+from .errors import BarrierTimeout, ScopeError
+from .events import checked_name
+from .invalidation.drafts import confined_to, pattern_draft, target_drafts
 from .invalidation.result import InvalidationResult
-from .keys import compile_glob, encode_pattern_target, encode_tag, encode_target, validate_key
 from .loading.writing import bury
-from .operations import BATCH, Operations, several
-from .plans import Plan, drive, drive_async
+from .operations import BATCH, several
+from .plans import Pause, Plan, drive, drive_async
+from .purging import Purging
 from .region import Region, tags_of
-from .tiers.entry import Address
 
 if TYPE_CHECKING:
     from .invalidation.targets import Target
 
-Match = Callable[[Address, "tuple[str, ...]"], bool]
+__all__ = ["Invalidations", "pattern_draft"]
 
 
-class Invalidations(Operations):
+class Invalidations(Purging):
     """The invalidations. None touches an entry: each appends records, whatever the number of entries.
 
     Besides what every operation takes: `soft` marks stale instead of dead, so that the next
@@ -75,12 +76,14 @@ class Invalidations(Operations):
         barrier: float | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
-        addresses = [Address(region.name, path, validate_key(key)) for key in keys]
+        addresses = yield from self._addresses(region, path, keys)
         self._runtime.ready()
         if not addresses:
             return self._nothing(count)
         before = self._runtime.dropped() if count else 0
         for start in range(0, len(addresses), BATCH):
+            if start:
+                yield Pause(0.0)
             delivery = yield from bury(region, addresses[start : start + BATCH], soft=soft, require=require)
         removed = (yield from self._runtime.drop_dead(before)) if count else None
         return (yield from self._settled(delivery, barrier, removed))
@@ -169,7 +172,12 @@ class Invalidations(Operations):
         region: str | None = None,
         **scope_params: Any,
     ) -> InvalidationResult:
-        """Invalidate a scope and all below it, in every region unless one is named."""
+        """Invalidate a scope and all below it, in every region unless one is named.
+
+        Raises:
+            ScopeError: nothing says which scope ("global" is everything), or a parameter is missing, surplus,
+                empty or None.
+        """
         drafts = self._scope_drafts(scope, region, scope_params, soft=soft)
         return drive(self._invalidate(drafts, count, barrier, require_delivery))
 
@@ -191,6 +199,8 @@ class Invalidations(Operations):
     def _scope_drafts(
         self, scope: str | None, region: str | None, params: Mapping[str, Any], *, soft: bool
     ) -> list[Draft]:
+        if scope is None and not params and not self._within():
+            raise ScopeError('which scope? evict_by_scope("user", user_id=…), or "global" for everything')
         found, path = self._locate(region, scope, params)
         return [Draft(Kind.SCOPE, found.name if region is not None else "", (path,), soft)]
 
@@ -230,36 +240,77 @@ class Invalidations(Operations):
     def handle_event(
         self,
         event: str,
-        payload: Mapping[str, Any],
+        payload: Mapping[str, Any] | None = None,
         *,
+        broadcast: bool = False,
         soft: bool = False,
         count: bool = False,
         barrier: float | None = None,
         require_delivery: bool = False,
         region: str | None = None,
     ) -> InvalidationResult:
-        """Invalidate what the configured strategies say an event means; an unknown event is ignored and counted."""
-        targets = self._runtime.event_targets(event, payload)
-        return drive(
-            self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery)
-        )
+        """Invalidate what the configured strategies say an event means, and tell the handlers of `CacheManager.on`.
+
+        An event that no strategy knows invalidates nothing and is counted (`EventBasedInvalidation.ignored`).
+        Targets that are keys or patterns reach every region that is configured or was used here.
+
+        Args:
+            event: its name. payload: what its targets' fields are filled from.
+            broadcast: tell the handlers of the other processes too, by the bus, at most once. (The
+                invalidations reach them in any case, by the log.)
+
+        Raises:
+            InvalidationError: the payload lacks a field, or cannot travel; nothing has happened then.
+        """
+        drafts, message = self._event(event, payload, broadcast, region, soft=soft)
+        return drive(self._handle_event(event, payload, drafts, message, count, barrier, require_delivery))
 
     async def handle_event_async(
         self,
         event: str,
-        payload: Mapping[str, Any],
+        payload: Mapping[str, Any] | None = None,
         *,
+        broadcast: bool = False,
         soft: bool = False,
         count: bool = False,
         barrier: float | None = None,
         require_delivery: bool = False,
         region: str | None = None,
     ) -> InvalidationResult:
-        """As `handle_event`."""
-        targets = self._runtime.event_targets(event, payload)
-        return await drive_async(
-            self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery)
-        )
+        """As `handle_event`; sync handlers run in a worker thread."""
+        drafts, message = self._event(event, payload, broadcast, region, soft=soft)
+        return await drive_async(self._handle_event(event, payload, drafts, message, count, barrier, require_delivery))
+
+    def _event(
+        self, event: str, payload: Mapping[str, Any] | None, broadcast: bool, region: str | None, *, soft: bool
+    ) -> tuple[list[Draft], bytes | None]:
+        """Return what an event invalidates, and the message by which it travels."""
+        message = self._runtime.events.message(checked_name(event), payload) if broadcast else None
+        targets = self._runtime.event_targets(checked_name(event), payload)
+        return self._target_drafts(targets, region, soft=soft), message
+
+    def _handle_event(
+        self,
+        event: str,
+        payload: Mapping[str, Any] | None,
+        drafts: list[Draft],
+        message: bytes | None,
+        count: bool,
+        barrier: float | None,
+        require: bool,
+    ) -> Plan[InvalidationResult]:
+        events = self._runtime.events
+        late: BarrierTimeout | None = None
+        try:
+            result = yield from self._invalidate(drafts, count, barrier, require)
+        except BarrierTimeout as exc:  # it has happened, and is told, all the same
+            late = exc
+        yield from events.happened(event, payload)
+        if message is not None:
+            yield from events.broadcast(event, message)
+        if late is not None:
+            raise late
+        return result
 
     def invalidate_entity(
         self,
@@ -273,10 +324,8 @@ class Invalidations(Operations):
         region: str | None = None,
     ) -> InvalidationResult:
         """Invalidate what the configured patterns say belongs to an entity."""
-        targets = self._runtime.entity_targets(entity, id)
-        return drive(
-            self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery)
-        )
+        drafts = self._target_drafts(self._runtime.entity_targets(entity, id), region, soft=soft)
+        return drive(self._invalidate(drafts, count, barrier, require_delivery))
 
     async def invalidate_entity_async(
         self,
@@ -290,94 +339,17 @@ class Invalidations(Operations):
         region: str | None = None,
     ) -> InvalidationResult:
         """As `invalidate_entity`."""
-        targets = self._runtime.entity_targets(entity, id)
-        return await drive_async(
-            self._invalidate(self._target_drafts(targets, region, soft=soft), count, barrier, require_delivery)
-        )
+        drafts = self._target_drafts(self._runtime.entity_targets(entity, id), region, soft=soft)
+        return await drive_async(self._invalidate(drafts, count, barrier, require_delivery))
 
     def _target_drafts(self, targets: Iterable[Target], region: str | None, *, soft: bool) -> list[Draft]:
-        """Return the records of parsed targets: keys and patterns once for each region that is meant."""
-        names = [self._runtime.region(region).name] if region is not None else self._runtime.region_names()
-        within = self._within()
-        drafts: list[Draft] = []
+        """Return the records of parsed targets."""
+        name = self._runtime.region(region).name if region is not None else ""
+        names = [name] if name else self._runtime.region_names()
         for target in targets:
-            if target.kind == "tag":
-                drafts.append(Draft(Kind.TAG, region or "", confined_to(within, tags_of((target.text,))), soft))
-            elif target.kind == "scope":
-                drafts.append(Draft(Kind.SCOPE, region or "", (self._runtime.scope_path(target),), soft))
-            else:
-                drafts.extend(pattern_draft(name, within, target.text, soft=soft) for name in names)
-        return drafts
-
-    # -- purge --------------------------------------------------------------------------------------
-
-    def purge(
-        self,
-        *,
-        tags: Iterable[str] = (),
-        pattern: str | None = None,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> dict[str, int]:
-        """Invalidate, and remove physically now, in every tier, what matches all that is given.
-
-        Returns:
-            The entries removed per tier: "local" (this process's memory; other processes drop
-            theirs as they apply the record), "disk" (this host's) and "remote".
-
-        Raises:
-            InvalidationError: nothing says what to purge.
-        """
-        return drive(self._purge(tags, pattern, region, scope, scope_params))
-
-    async def purge_async(
-        self,
-        *,
-        tags: Iterable[str] = (),
-        pattern: str | None = None,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> dict[str, int]:
-        """As `purge`."""
-        return await drive_async(self._purge(tags, pattern, region, scope, scope_params))
-
-    def _purge(
-        self,
-        tags: Iterable[str],
-        pattern: str | None,
-        region: str | None,
-        scope: str | None,
-        params: Mapping[str, Any],
-    ) -> Plan[dict[str, int]]:
-        current, path = self._locate(region, scope, params)
-        wanted = tags_of(tags)
-        if not (wanted or pattern or region or path):
-            message = "purge needs tags=, pattern=, scope= or region=; clear() invalidates everything"
-            raise InvalidationError(message)
-        name = current.name if region is not None or pattern is not None else ""
-        if pattern is not None:
-            drafts = [pattern_draft(name, path, pattern)]
-        elif wanted:
-            drafts = [Draft(Kind.TAG, name, confined_to(path, wanted))]
-        elif path:
-            drafts = [Draft(Kind.SCOPE, name, (path,))]
-        else:
-            drafts = [Draft(Kind.REGION, name, (name,))]
-        self._runtime.ready()
-        yield from self._runtime.coherence.append(drafts)
-        glob = compile_glob(pattern) if pattern is not None else None
-
-        def matches(address: Address, carried: tuple[str, ...]) -> bool:
-            return (
-                (not name or address.region == name)
-                and (address.scope == path if glob else inside(address.scope, path))
-                and (not wanted or not set(wanted).isdisjoint(carried))
-                and (glob is None or glob.match(address.key))
-            )
-
-        return (yield from self._runtime.remove_matching(matches))
+            if target.kind == "scope":
+                self._runtime.scope_path(target)
+        return target_drafts(targets, name, names, self._within(), soft=soft)
 
     # -- appending --------------------------------------------------------------------------------
 
@@ -401,21 +373,3 @@ class Invalidations(Operations):
     def _nothing(self, count: bool) -> InvalidationResult:
         """Return the result of an invalidation that names nothing."""
         return InvalidationResult(self._runtime.coherence.position()[1], delivered=True, removed=0 if count else None)
-
-
-def confined_to(path: str, tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of tags inside a scope; the tags themselves for the root."""
-    return tuple(encode_tag(tag, path) for tag in tags) if path else tags
-
-
-def inside(scope: str, path: str) -> bool:
-    """Whether a scope is `path` or lies below it."""
-    return not path or scope == path or scope.startswith(path + "/")
-
-
-def pattern_draft(region: str, path: str, glob: str, *, soft: bool = False) -> Draft:
-    """Return the record of a glob; a glob without wildcards is the key that it spells."""
-    compiled = compile_glob(validate_key(glob))
-    if compiled.kind == "literal":
-        return Draft(Kind.KEY, region, (encode_target(path, compiled.text),), soft)
-    return Draft(Kind.PATTERN, region, (encode_pattern_target(path, glob),), soft)

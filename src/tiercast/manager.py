@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 from .config import CacheConfig
 from .decorators import DecoratorMethods
 from .decorators.bound import unbind
 from .errors import ConfigError
+from .events import H
 from .invalidations import Invalidations
 from .loading.hits import Contexts, bind_gets
 from .monitoring.listeners import Listening
@@ -51,6 +52,7 @@ class CacheManager(Invalidations, DecoratorMethods):
         bind_gets(self, Operations, self._runtime.default, "", self._current)
         self.coherence = CoherenceView(self._runtime)
         self.monitor = self._runtime.monitor
+        self.events = self._runtime.events
 
     # -- the process's one manager ------------------------------------------------------------
 
@@ -138,6 +140,29 @@ class CacheManager(Invalidations, DecoratorMethods):
     def aio(self) -> Aio:
         """The same operations under their plain names as coroutines: ``await cache.aio.get(key)``."""
         return Aio(self)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    @overload
+    def on(self, event_glob: str) -> Callable[[H], H]: ...
+    @overload
+    def on(self, event_glob: str, handler: H) -> H: ...
+    def on(self, event_glob: str, handler: Any = None) -> Any:
+        """Have a handler called with the events that this process handles, or another process broadcasts.
+
+        As a decorator, ``@cache.on("user.updated")``, or called with the handler; either way it
+        answers the handler. It is called as ``handler(event, payload)``, after the invalidation. Sync
+        or async; an async one is not waited for in a sync call. What it raises is counted
+        (`cache.events.failed`) and logged, and goes no further. `cache.events.off(handler)` ends it.
+
+        Args:
+            event_glob: a name, or a glob over names: ``"user.*"``.
+            handler: takes the event's name and its payload.
+
+        Raises:
+            TypeError, ValueError: no name, or no callable.
+        """
+        return self.events.on(event_glob, handler) if handler is not None else self.events.on(event_glob)
 
     # -- looking inside ---------------------------------------------------------------------------
 

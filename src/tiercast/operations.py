@@ -15,10 +15,11 @@ from .errors import BarrierTimeout
 from .invalidation.result import InvalidationResult
 from .keys import validate_key
 from .loading.context import current_as_of
+from .loading.finding import find_many, handed_out
 from .loading.loads import is_async, refuse_async
-from .loading.reading import Want, find_many, read
+from .loading.reading import Want, read
 from .loading.writing import Position, bury, newest, put_many, restore, retag, since_of
-from .plans import Plan, drive, drive_async
+from .plans import Pause, Plan, drive, drive_async
 from .region import MISS, Region, Ttl, seconds_of, tags_of
 from .tiers.entry import Address, Entry
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 BATCH = 250
 """Keys under one record: a batch is one round trip, and no message grows past what the bus takes."""
+BURST = 2000
+"""Keys that are looked at in one go; beyond that an event loop gets its turn in between."""
 
 
 class Operations:
@@ -77,7 +80,7 @@ class Operations:
     def _get(self, region: Region, path: str, key: str, default: Any) -> Plan[Any]:
         self._runtime.ready()
         entry = yield from read(region, Address(region.name, path, validate_key(key)))
-        return default if entry is MISS else region.hand_out(entry)
+        return default if entry is MISS else (yield from handed_out(region, entry))
 
     # -- get_or_set -------------------------------------------------------------------------
 
@@ -160,7 +163,7 @@ class Operations:
         if entry is MISS:
             message = f"no entry for {address!r} after loading"
             raise AssertionError(message)
-        return region.hand_out(entry)
+        return (yield from handed_out(region, entry))
 
     # -- set --------------------------------------------------------------------------------
 
@@ -259,8 +262,7 @@ class Operations:
     ) -> InvalidationResult:
         """Store several values, in one round trip per 250. Raises SerializationError before any is stored."""
         current, path = self._locate(region, scope, scope_params)
-        values = {Address(current.name, path, validate_key(key)): value for key, value in mapping.items()}
-        return drive(self._set_many(current, values, ttl, tags_of(tags), barrier, require_delivery))
+        return drive(self._multi_set(current, path, mapping, ttl, tags_of(tags), barrier, require_delivery))
 
     async def multi_set_async(
         self,
@@ -276,8 +278,31 @@ class Operations:
     ) -> InvalidationResult:
         """As `multi_set`."""
         current, path = self._locate(region, scope, scope_params)
-        values = {Address(current.name, path, validate_key(key)): value for key, value in mapping.items()}
-        return await drive_async(self._set_many(current, values, ttl, tags_of(tags), barrier, require_delivery))
+        return await drive_async(self._multi_set(current, path, mapping, ttl, tags_of(tags), barrier, require_delivery))
+
+    def _multi_set(
+        self,
+        region: Region,
+        path: str,
+        mapping: Mapping[str, Any],
+        ttl: Ttl,
+        tags: tuple[str, ...],
+        barrier: float | None,
+        require: bool,
+    ) -> Plan[InvalidationResult]:
+        addresses = yield from self._addresses(region, path, mapping)
+        values = dict(zip(addresses, mapping.values(), strict=True))
+        return (yield from self._set_many(region, values, ttl, tags, barrier, require))
+
+    @staticmethod
+    def _addresses(region: Region, path: str, keys: Iterable[str]) -> Plan[list[Address]]:
+        """Check keys and return their addresses; very many hold up no loop."""
+        addresses = []
+        for number, key in enumerate(keys, 1):
+            addresses.append(Address(region.name, path, validate_key(key)))
+            if number % BURST == 0:
+                yield Pause(0.0)
+        return addresses
 
     def _set_many(
         self,
@@ -336,8 +361,7 @@ class Operations:
     ) -> int:
         """Delete several keys; returns how many live entries were found."""
         current, path = self._locate(region, scope, scope_params)
-        addresses = [Address(current.name, path, validate_key(key)) for key in several(keys)]
-        return drive(self._delete(current, addresses, barrier, require_delivery))
+        return drive(self._multi_delete(current, path, several(keys), barrier, require_delivery))
 
     async def multi_delete_async(
         self,
@@ -351,8 +375,13 @@ class Operations:
     ) -> int:
         """As `multi_delete`."""
         current, path = self._locate(region, scope, scope_params)
-        addresses = [Address(current.name, path, validate_key(key)) for key in several(keys)]
-        return await drive_async(self._delete(current, addresses, barrier, require_delivery))
+        return await drive_async(self._multi_delete(current, path, several(keys), barrier, require_delivery))
+
+    def _multi_delete(
+        self, region: Region, path: str, keys: list[str], barrier: float | None, require: bool
+    ) -> Plan[int]:
+        addresses = yield from self._addresses(region, path, keys)
+        return (yield from self._delete(region, addresses, barrier, require))
 
     def _delete(
         self,
@@ -366,6 +395,8 @@ class Operations:
             return 0
         found = yield from find_many(region, addresses, promote=False)
         for start in range(0, len(addresses), BATCH):
+            if start:
+                yield Pause(0.0)
             delivery = yield from bury(region, addresses[start : start + BATCH], require=require)
         yield from self._settled(delivery, barrier)
         return len(found)
@@ -501,25 +532,32 @@ class Operations:
     def _hits(region: Region, path: str, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
         """The hit path over several keys: what memory serves without looking twice, and the rest."""
         keys = several(keys)
+        later = keys[BURST:]  # in the plan, which lets others on the loop come in between
         if not region.told:
-            found, missing = region.hits(keys, path)
+            found, missing = region.hits(keys[:BURST], path)
             region.counters.hits.add_many(len(found))
-            return found, missing
+            return found, missing + later
         found, missing = {}, []
         hit = region.hit
-        for key in keys:
+        for key in keys[:BURST]:
             value = hit((path, key) if path else key)
             if value is MISS:
                 missing.append(key)
             else:
                 found[key] = value
-        return found, missing
+        return found, missing + later
 
     def _multi_get(self, region: Region, path: str, keys: list[str]) -> Plan[dict[str, Any]]:
         self._runtime.ready()
-        addresses = [Address(region.name, path, validate_key(key)) for key in keys]
-        entries = yield from find_many(region, addresses)
-        return {address.key: region.hand_out(entry) for address, entry in entries.items()}
+        values: dict[str, Any] = {}
+        for start in range(0, len(keys), BATCH):
+            if start:
+                yield Pause(0.0)
+            addresses = [Address(region.name, path, validate_key(key)) for key in keys[start : start + BATCH]]
+            entries = yield from find_many(region, addresses)
+            for address, entry in entries.items():
+                values[address.key] = yield from handed_out(region, entry)
+        return values
 
     # -- where this process stands --------------------------------------------------------------
 

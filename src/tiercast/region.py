@@ -167,7 +167,7 @@ class Region:
         self.shared = remote is not None or (disk is not None and coherence.log.kind == "disk")
         """Whether what one process of the fleet loads is found by the others."""
         self.leases = leases if self.shared else None
-        self.fills = fills or Fills()
+        self.fills = Fills() if fills is None else fills
         self.strict = strict
         self.jitter = settings.ttl_jitter
         self.sliding = settings.sliding
@@ -257,13 +257,14 @@ class Region:
         now = self.clock.monotonic()
         last = begin.monotonic + self.settings.max_lifetime
         expires = min(now + lifetime, last)
+        grace = self.settings.grace
         return Entry(
             value,
             epoch=begin.epoch,
             born=begin.born,
             begun=begin.monotonic,
             expires=expires,
-            keep=min(expires + self.settings.grace, last),
+            keep=min(expires + grace, last) if grace else expires,
             ttl=lifetime,
             cost=cost,
             scope=address.scope,
@@ -327,7 +328,24 @@ class Region:
 
     def looks_large(self, value: Any) -> bool:
         """Whether encoding a value may take long enough to hold up an event loop."""
-        return size_of(value) > LARGE
+        left, waiting = LARGE, [value]
+        while waiting:  # a rough measure that ends as soon as it is over: `size_of` costs more than most encoding
+            part = waiting.pop()
+            if isinstance(part, str | bytes | bytearray):
+                left -= len(part)
+            elif isinstance(part, dict):
+                left -= 16 * len(part)
+                waiting.extend(part.values())
+            elif isinstance(part, list | tuple | set | frozenset):
+                left -= 8 * len(part)
+                waiting.extend(part)
+            elif part is None or isinstance(part, int | float):
+                left -= 8
+            else:
+                left -= size_of(part)
+            if left < 0:
+                return True
+        return False
 
     def write_of(self, address: Address, envelope: Envelope | None, fence: float) -> Write:
         """Return the L3 half of an append: the envelope put, or without one a fence."""

@@ -23,9 +23,10 @@ from .coherence.ledger import Ledger
 from .coherence.listener import Housekeeper, Listener
 from .coherence.memory_log import MemoryLog
 from .coherence.outbox import outbox_at
-from .config import DEFAULT_REGION, EntityRule, EventRule, load_object
+from .config import DEFAULT_REGION, load_object
 from .errors import ConfigError, ManagerClosed
-from .invalidation.targets import Target, parse_target
+from .events import Events
+from .invalidation.targets import Target, entity_targets, event_targets
 from .keys import decode_target, encode_part
 from .loading.flights import Flights
 from .loading.leases import Fills, LeaseStore
@@ -38,6 +39,7 @@ from .observing.monitor import Monitor
 from .plans import Blocking, Plan, drive
 from .region import Region
 from .serialization import Serializer
+from .sweeper import Sweeper
 from .tiers.adapter import SyncTier
 from .tiers.entry import STALE, Address
 from .tiers.memory import MemoryTier
@@ -100,6 +102,10 @@ class Runtime:
         self.coherence.digest = lambda: digest_of(self)
         self.coherence.filled = self.fills.filled
         self.coherence.observe = self.monitor.applied
+        self.events = Events(self)
+        self.coherence.travelled = self.events.travelled
+        self.sweeper = Sweeper(self)
+        self.events.purged = self.sweeper.soon
         self.monitor.listeners.wake = self.housekeeper.wake
         self.default = self.region(DEFAULT_REGION)
         for name in config.regions:
@@ -307,6 +313,7 @@ class Runtime:
             drive(self.coherence.follow_stores())
             if self.remote is not None:
                 drive(self.coherence.carry(self._carry))
+        drive(self.sweeper.tick())
         if time.monotonic() - self._swept >= self._sweep_every:
             self._swept = time.monotonic()
             self.sweep()
@@ -345,7 +352,7 @@ class Runtime:
 
     def drop_dead(self, before: int) -> Plan[int]:
         """Remove what is dead from memory and from this host's disk, and count it since `before`."""
-        self.sweep()
+        yield Blocking(self.sweep)
         count = self.dropped() - before
         for disk in self._disks.values():
             count += yield from self._remove_where(disk, self._is_dead)
@@ -375,7 +382,7 @@ class Runtime:
         counts: dict[str, int] = {}
         memories = [region for region in self._regions.values() if region.memory is not None]
         if memories:
-            counts["local"] = sum(region.remove_matching(matches) for region in memories)
+            counts["local"] = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
         if self._disks:
             counts["disk"] = 0
             for disk in self._disks.values():
@@ -427,15 +434,13 @@ class Runtime:
 
     # -- events -------------------------------------------------------------------------------------
 
-    def event_targets(self, event: str, payload: Mapping[str, Any]) -> list[Target]:
+    def event_targets(self, event: str, payload: Mapping[str, Any] | None) -> list[Target]:
         """Return what the configured strategies say that an event invalidates."""
-        rules = [rule for rule in self.config.invalidation if isinstance(rule, EventRule)]
-        return [parse_target(text) for rule in rules for text in rule.handle_event(event, payload)]
+        return event_targets(self.config.invalidation, event, payload)
 
     def entity_targets(self, entity: str, identity: Any) -> list[Target]:
         """Return what the configured strategies say belongs to an entity."""
-        rules = [rule for rule in self.config.invalidation if isinstance(rule, EntityRule)]
-        return [parse_target(text) for rule in rules for text in rule.invalidate_entity(entity, identity)]
+        return entity_targets(self.config.invalidation, entity, identity)
 
     def scope_path(self, target: Target) -> str:
         """Return the scope path that a target names, checked against the configured trees."""
@@ -464,6 +469,7 @@ class Runtime:
     def _stop(self) -> None:
         self.listener.stop()
         self.housekeeper.stop()
+        self.events.drain(self.config.coherence.drain_timeout)
 
     # -- forking ------------------------------------------------------------------------------------
 
@@ -484,6 +490,8 @@ class Runtime:
         self.flights.reset()
         self.workers.reset()
         self.fills.reset()
+        self.events.forked()
+        self.sweeper.forked()
         for region in self._regions.values():
             region.slots.reset()
         self.monitor.forked()

@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import Self
 
 import watchdog
-from faults.board import AUDIT, END, KEYS, QUIET, RUN, WORKERS, Board
+from faults.board import AUDIT, END, KEYS, QUIET, RUN, STATS, WORKERS, Board
 from faults.worker import Settings, name_of, place_of
 from redis_process import wait_until
 from tiercast import CacheManager
 
-SECONDS = float(os.environ.get("FAULT_SECONDS", "8"))
+SECONDS = float(os.environ.get("FAULT_SECONDS", "7"))
 """How long each kind of fault is injected."""
 SEED = int(os.environ.get("FAULT_SEED", "20240"))
 MAX_STALENESS = 1.5
@@ -141,7 +141,7 @@ class Fleet:
         for member in list(self.processes):
             self.kill(member)
         if kind is not None:
-            print(self.words())
+            sys.stdout.write(self.words())
         self.board.close()
 
     def wait(self, holds: Callable[[], object], what: str, seconds: float = 40.0) -> None:
@@ -192,11 +192,8 @@ class Fleet:
         for process in self.processes.values():
             assert process.wait(20) == 0, self.words()
         differing = board.total("differing") + self.differing_below()
-        counts = {name: board.total(name) for name in ("reads", "writes", "queued", "older", "broken", "errors")}
-        for name in ("gaps", "epoch_changes", "drops", "replayed", "fills_refused", "beats_failed", "malformed", "loads"):
-            counts[name] = board.total(name)
+        counts = {name: board.total(name) for name in STATS}
         counts["worst"] = max(board.stat(member, "worst") for member in range(WORKERS))
-        counts["unproven"], counts["hits"] = board.total("unproven"), board.total("hits")
         report = Report(fault, self.bound, self.faults, counts, differing)
         REPORTS.append(report)
         return report

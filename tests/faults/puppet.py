@@ -159,7 +159,8 @@ def main() -> None:
             answer = [None, plain(function(*args, **kwargs))]
         except Exception as exc:
             answer = [f"{type(exc).__name__}: {exc}", None]
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
     cache.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -180,9 +179,10 @@ def test_the_wire_is_faulty(own_redis: RedisServer, tmp_path: Path, fault: str) 
 
 def test_the_harness_finds_a_cache_that_trusts_for_ever(own_redis: RedisServer, tmp_path: Path) -> None:
     """A run in which nothing can be found proves nothing: with proofs that never end, a partition breaks reads."""
-    with TcpProxy(own_redis.url) as wire, Fleet(
-        tmp_path, [own_redis.url, wire.url, wire.url, own_redis.url], mutant="trust for ever"
-    ) as fleet:
+    with (
+        TcpProxy(own_redis.url) as wire,
+        Fleet(tmp_path, [own_redis.url, wire.url, wire.url, own_redis.url], mutant="trust for ever") as fleet,
+    ):
         wire.blackhole()
         fleet.wait(lambda: fleet.board.total("broken"), "a broken read", 4 * MAX_STALENESS)
 

@@ -12,7 +12,6 @@ import pytest
 from faults.puppet import Puppet
 from servers import RedisServer, TcpProxy, wait_until
 from tiercast import CacheConfig, CacheManager, DeliveryError
-from tiercast.coherence.records import Kind
 from tiercast.coherence.redis_log import RedisLog
 from tiercast.plans import drive
 
@@ -57,10 +56,10 @@ def test_they_are_in_force_here_and_reach_the_others_later(
         kinds = {
             "key": lambda: cache.invalidate_keys(["key"]),
             "tag": lambda: cache.invalidate_tags(["tag"]),
-            "scope": lambda: cache.evict_by_scope(),
+            "scope": cache.evict_by_scope,
             "pattern": lambda: cache.invalidate_pattern("k*"),
             "region": lambda: cache.clear("default"),
-            "everything": lambda: cache.clear(),
+            "everything": cache.clear,
         }
         for invalidate in kinds.values():
             load(other, "key", "old")

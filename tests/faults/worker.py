@@ -149,13 +149,17 @@ class Worker:
             if age > self.board.stat(self.member, "worst"):
                 self.board.put(self.member, "worst", age)
         if age > self.bound:
-            self.broken(key, began, f"has version {version}, {age / 1e9:.3f} s old, the bound is {self.settings.bound} s")
+            self.broken(
+                key, began, f"has version {version}, {age / 1e9:.3f} s old, the bound is {self.settings.bound} s"
+            )
 
     def broken(self, key: int, began: int, what: str) -> None:
         with self.counted:
             self.board.add(self.member, "broken")
             status = self.cache.coherence.status()
-            self.note(f"item:{key} read at {began / 1e9:.6f} by worker {self.member}, life {self.life}: {what}; {status}")
+            self.note(
+                f"item:{key} read at {began / 1e9:.6f} by worker {self.member}, life {self.life}: {what}; {status}"
+            )
 
     def note(self, text: str) -> None:
         with (Path(self.settings.directory) / "broken").open("a") as file:

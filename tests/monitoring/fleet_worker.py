@@ -37,11 +37,16 @@ def main() -> None:
             exporter._published = float("-inf")
             exporter.publish()
         said = {"port": exporter.port if exporter else None, "stats": cache.stats()}
-        print(json.dumps(said), flush=True)
+        say(json.dumps(said))
         for line in sys.stdin:
             if line.strip() == "beat":
                 cache.coherence.settle()
-            print("done", flush=True)
+            say("done")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class Worker:

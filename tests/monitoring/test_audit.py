@@ -65,9 +65,7 @@ def test_a_dead_entry_in_memory_is_found(
     assert (record.key, record.position, record.born) == ("k", 2, 1)  # type: ignore[attr-defined]
 
 
-def test_a_later_fill_is_no_disagreement(
-    pair: tuple[CacheManager, CacheManager], redis_server: RedisServer
-) -> None:
+def test_a_later_fill_is_no_disagreement(pair: tuple[CacheManager, CacheManager], redis_server: RedisServer) -> None:
     """Another process that loads the same again later makes L3 newer, and nothing stale."""
     cache, other = pair
     cache.get_or_set("k", lambda: 1)

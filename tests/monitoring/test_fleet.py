@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from fleet_worker import working
+
 from stacks import config_of
 from tiercast import CacheConfig, CacheManager, DistributedCacheConfig
 from tiercast.coherence.log import Member

@@ -69,7 +69,9 @@ def test_observing_is_exact_under_threads() -> None:
     for thread in threads:
         thread.join()
     assert histogram.read().count == 160_000
-    assert histogram.read().total == pytest.approx(8 * sum((number % 7 + 1) * 0.125 for number in range(20_000)), rel=0.05)
+    assert histogram.read().total == pytest.approx(
+        8 * sum((number % 7 + 1) * 0.125 for number in range(20_000)), rel=0.05
+    )
     assert total.value == 320_000
 
 

@@ -17,7 +17,6 @@ from servers import RedisServer, wait_until
 from stacks import config_of
 from tiercast import Alert, CacheConfig, CacheManager, LocalCacheConfig, MonitoringConfig
 from tiercast.observing.checks import disk_space
-
 from tiercast.testing.clock import FakeClock
 
 
@@ -348,6 +347,3 @@ def test_async_twins_answer_the_same(cache: CacheManager) -> None:
     assert stats["hits"] == cache.monitor.get_stats()["hits"]
     assert performance["hit_rates"]["overall"] == 1.0
     assert [process.self for process in fleet] == [True]
-
-
-

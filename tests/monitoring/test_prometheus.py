@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_worker import working
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleet_worker import working
 from servers import wait_until
 from stacks import config_of
 from tiercast import CacheConfig, CacheManager, MonitoringConfig, ScopeConfig, ScopeLevel

@@ -35,7 +35,8 @@ class LogState:
     floor: int = 0
     first: int = 1
     """The position of the oldest record that is kept."""
-    records: list[tuple[bytes, float]] = field(default_factory=list)
+    records: list[tuple[Record, float]] = field(default_factory=list)
+    """Each decoded from the line that stands in the stream, and when it was appended."""
     stamps: dict[StampName, int] = field(default_factory=dict)
     members: dict[str, tuple[float, str, int, str]] = field(default_factory=dict)
     unknown: float | None = None
@@ -65,8 +66,11 @@ class LogServer:
         publish: called with each message of the bus.
         appended: called with (record, draft) for each record, in the step that appends it. heard_from: with each member
             that takes a heartbeat. began: with each new epoch.
-        binds_run: off as a mutant: the epoch outlives the server's life.
+        binds_run, names_epoch, keeps_uncarried: off as mutants: the epoch outlives the server's life, or is no part
+            of a value's name; the log lets go of what has not been carried.
     """
+
+    binds_run = names_epoch = keeps_uncarried = True
 
     def __init__(
         self,
@@ -93,7 +97,6 @@ class LogServer:
         self.appended: Callable[[Record, Draft], None] = lambda record, draft: None
         self.began: Callable[[str], None] = lambda epoch: None
         self.heard_from: Callable[[str], None] = lambda member: None
-        self.binds_run = True
         self.reasons: dict[str, int] = {}
         self.trimmed = 0
         self._epochs = count(1)
@@ -133,10 +136,7 @@ class LogServer:
         head = self.head(state)
         if epoch != state.epoch or not state.first - 1 <= position <= state.position:
             return Tail(head, None, self.word())
-        lines = state.records[position + 1 - state.first :]
-        records = tuple(
-            decode_logged(line, state.epoch, at) for at, (line, _) in enumerate(lines, position + 1)
-        )
+        records = tuple(record for record, _ in state.records[position + 1 - state.first :])
         return Tail(head, records, self.word())
 
     def word(self) -> int:
@@ -155,15 +155,16 @@ class LogServer:
             encoded = encode_draft(draft)
             state.position += 1
             line = stamp(encoded, state.epoch, state.position)
-            state.records.append((line, self.time.now))
+            record = decode_logged(line, state.epoch, state.position)
+            state.records.append((record, self.time.now))
             lines.append(line)
             self._stamp(state, draft)
-            self.appended(decode_logged(line, state.epoch, state.position), draft)
+            self.appended(record, draft)
         writing = bool(writes) and since[0] == state.epoch
         if writing:
             assert self.values is not None
             for write in writes:
-                name = f"{state.epoch}:{write.key}"
+                name = f"{state.epoch if self.names_epoch else 'any'}:{write.key}"
                 envelope: Any = write.blob
                 self.values.write(name, envelope, state.position, write.ttl / 1000, write.fence / 1000)
         if covered and state.carried == before and (writing or not writes):
@@ -191,7 +192,7 @@ class LogServer:
         carried = state.position if self.host_log else state.carried
         gone = 0
         for at, (_, written) in enumerate(state.records, state.first):
-            if at > carried or at >= state.position or (surplus <= 0 and written >= horizon):
+            if (at > carried and self.keeps_uncarried) or at >= state.position or (surplus <= 0 and written >= horizon):
                 break
             gone += 1
             surplus -= 1

@@ -79,6 +79,7 @@ class SimRuntime(Runtime):
         super().__init__(process.world.config, process.clock)
         self.coherence.outbox = process.outbox
         self.coherence.wake = process.wake
+        self.coherence.digest = str
         self.coherence.member = f"{process.host.name}:{process.name}:{process.life}"
 
     def _connections(self) -> None:

@@ -37,7 +37,6 @@ class Loader:
         self.world = world
         self.name = name
         self.text = ""
-        self.failed = False
 
     def __call__(self) -> None:
         """Never called: the scheduler takes it step by step."""
@@ -60,7 +59,6 @@ class Loader:
             self.stage = 2
             if self.world.draw() < self.world.settings.failing_loads:
                 self.world.counts["load failed"] += 1
-                self.failed = True
                 raise LoadFailed
             self.text = self.world.oracle.load(self.name, self.born).text
             if self.after:
@@ -105,6 +103,7 @@ def listener(process: Process) -> Program:
                 continue
             yield Step("bus", "subscribe", process.subscribe)
             yield from coherence.beat()
+            process.runtime.listener.connected = True
             due = world.now + heartbeat
             while True:
                 message = yield Poll(max(0.0, due - world.now))
@@ -118,7 +117,7 @@ def listener(process: Process) -> Program:
                     yield from coherence.beat()
         except (LogUnavailable, Unreachable):
             world.counts["listener broke off"] += 1
-            process.subscribed = False
+            process.subscribed = process.runtime.listener.connected = False
             yield Pause(0.2)
 
 
@@ -181,15 +180,13 @@ class Application:
                 self.world.counts["hit path"] += 1
                 self.world.note(self.process, f"hit {found}")
         else:
-            found = yield from self.operations.get_or_set(
+            found = self.operations.get_or_set(
                 name.key, want.loader, want.ttl, tags=want.tags, refresh=want.force, scope=name.scope
             )
+            if isinstance(found, Generator):
+                found = yield from found
         if found is NOTHING:
             return False
-        if want is not None and want.loader.failed:
-            # The origin failed: what grace then serves is outside the bound on staleness.
-            self.world.counts["grace served"] += 1
-            return True
         self.oracle.check(reader, name, found)
         return True
 

@@ -17,6 +17,7 @@ from simulation.world import World, plans_handed_out
 
 from tiercast.loading.loads import Load
 from tiercast.loading.reading import Want
+from tiercast.loading.signal import Wait
 from tiercast.plans import Pause
 from tiercast.region import MISS
 from tiercast.tiers.entry import Address
@@ -125,6 +126,9 @@ def drive(world: World, plan: Generator[Any, Any, Any]) -> Any:
             if type(request) is Pause:
                 world.pass_time(request.seconds)
                 reply = None
+            elif type(request) is Wait and not request.signal.fired:
+                world.pass_time(request.timeout)
+                reply = request.signal.fired
             elif type(request) is Load:
                 request.loader.begins()
                 request.loader.before = request.loader.after = 0.0
@@ -202,7 +206,7 @@ def look(world: World, process: Process, name: Name) -> object:
 def load(world: World, process: Process, name: Name) -> None:
     want = Want(Loader(world, name), 300.0, name.tags)
     plan = process.operations.get_or_set(name.key, want.loader, want.ttl, tags=want.tags, scope=name.scope)
-    found = drive(world, plan)
+    found = drive(world, plan) if isinstance(plan, Generator) else plan
     if found is MISS:
         raise Violation(f"(d) {process} loaded {name} and got nothing")
     world.oracle.agrees(str(process), name, found) if name in world.oracle.settled() else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Generator
@@ -34,7 +35,7 @@ Reply = tuple[bool, Any]
 class Thread:
     """One line of execution in a simulated process: a plan, the request it waits for, and the reply it has got."""
 
-    __slots__ = ("context", "name", "operation", "plan", "process", "ready", "reply", "request", "ticket", "tries", "unsubscribe")
+    __slots__ = ("context", "name", "operation", "plan", "process", "ready", "reply", "request", "ticket", "tries", "unsubscribe", "until")
 
     def __init__(self, process: Process, name: str, plan: Generator[Any, Any, Any]) -> None:
         self.process = process
@@ -46,6 +47,7 @@ class Thread:
         self.ready = False
         self.ticket = 0
         self.tries = 0
+        self.until = 0.0
         self.operation: Operation | None = None
         self.unsubscribe: Callable[[], None] | None = None
 
@@ -92,7 +94,7 @@ class Scheduler:
             Load: self._load,
             Poll: self._poll,
             AwaitFlight: self._awaited,
-            Wait: self._awaited,
+            Wait: self._waited,
             Pause: lambda thread, request: (False, None),
         }
 
@@ -184,7 +186,10 @@ class Scheduler:
             self._make_unready(thread)
             self._wake_after(thread, request.seconds)
         elif kind is AwaitFlight:
-            self._wait_signal(thread, request.flight.signal, request.timeout)
+            if request.own:
+                thread.context.run(request.flights.hold, request.flight)
+            thread.until = math.inf if request.timeout is None else self.now + request.timeout
+            self._wait_signal(thread, request.flight.signal, min(request.look, thread.until - self.now))
         elif kind is Wait:
             self._wait_signal(thread, request.signal, request.timeout)
         elif kind is Poll:
@@ -265,8 +270,9 @@ class Scheduler:
             return True, exc
 
     def _spawn(self, thread: Thread, request: Spawn) -> Reply:
-        if self.draw() < 0.05:
+        if not request.waited and self.draw() < 0.05:
             return False, False
+        request.flight.loop = None
         spawned = Thread(thread.process, "worker", request.make())
         spawned.context = thread.context.copy()
         self.counts["spawned"] += 1
@@ -291,10 +297,21 @@ class Scheduler:
     def _poll(self, thread: Thread, request: Poll) -> Reply:
         return False, thread.process.next_message()
 
-    def _awaited(self, thread: Thread, request: AwaitFlight | Wait) -> Reply:
+    def _waited(self, thread: Thread, request: Wait) -> Reply:
         self._leave(thread)
-        signal = request.flight.signal if type(request) is AwaitFlight else request.signal
-        return False, signal.fired
+        return False, request.signal.fired
+
+    def _awaited(self, thread: Thread, request: AwaitFlight) -> Reply | None:
+        """As `AwaitFlight.run`: look up from time to time whether it is any use to wait longer."""
+        signal = request.flight.signal
+        if signal.fired or request.stuck() or self.now >= thread.until:
+            self._leave(thread)
+            return False, signal.fired
+        if thread.unsubscribe is not None:
+            thread.unsubscribe()
+        thread.ticket += 1
+        self._wait_signal(thread, signal, min(request.look, thread.until - self.now))
+        return None
 
     def _leave(self, thread: Thread) -> None:
         if thread.unsubscribe is not None:

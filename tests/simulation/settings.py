@@ -75,7 +75,7 @@ class Settings:
     think: float = 0.3
     slow: float = 10.0
     slow_loads: float = 0.15
-    failing_loads: float = 0.0
+    failing_loads: float = 0.02
     skew: float = 0.0
     split: float = 0.5
     pace: float = 0.002

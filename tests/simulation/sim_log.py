@@ -8,6 +8,7 @@ from typing import Any
 from simulation.log_server import LogServer
 from simulation.steps import Step, Unreachable
 
+from tiercast.coherence.fills import announcement
 from tiercast.coherence.log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from tiercast.coherence.records import Draft
 from tiercast.plans import Plan
@@ -27,6 +28,8 @@ class SimLog:
         self.atomic_writes = server.values is not None
         self._runs = runs
         self._constant = (0,)
+        if server.host_log:
+            self.announce = None  # type: ignore[assignment, method-assign]  a disk log has no bus
 
     @property
     def heads(self) -> Sequence[int]:
@@ -59,6 +62,12 @@ class SimLog:
 
     def first_seen(self, runs: Sequence[str]) -> Plan[tuple[Head, dict[str, int]]]:
         return self._ask("first_seen", lambda: self.server.first_seen(runs), runs)
+
+    def announce(self, name: str) -> Plan[None]:
+        try:
+            yield Step("bus", "announce", lambda: self.server.publish(announcement(name)), name)
+        except Unreachable:
+            return
 
     # A disk log keeps the leases of its host.
 

@@ -118,10 +118,12 @@ class ValueServer:
             self.leases[name] = (token, self.time.now + ttl)
         return True
 
-    def give(self, name: str, token: str) -> None:
-        """Delete a lease that the token has."""
-        if self.leases.get(name, ("",))[0] == token:
-            del self.leases[name]
+    def give(self, name: str, token: str) -> bool:
+        """Delete a lease that the token has; whether it had it, and others may wait for it."""
+        if self.leases.get(name, ("",))[0] != token:
+            return False
+        del self.leases[name]
+        return True
 
     # -- what happens to servers ------------------------------------------------------------------
 

@@ -6,11 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.table import Table
 
 from ..coherence.records import Draft, Kind, Record
 from ..config import DEFAULT_REGION
@@ -23,7 +25,7 @@ from ..observing.inspect import Holding, inspect
 from ..plans import drive
 from ..region import MISS, tags_of
 from ..tiers.entry import Address
-from .doctor import examine
+from .doctor import Finding, examine
 from .session import FAILED, MISUSED, console, errors, escape, fail, opened
 from .tables import fleet_table, seconds, size, table, totals
 
@@ -67,7 +69,7 @@ def status(
         runtime = cache._runtime
 
         def fleet() -> list[Any]:
-            return drive(fleet_of(runtime))
+            return drive(fleet_of(runtime, strict=True))
 
         if as_json:
             print_json([process.to_dict() for process in fleet()])
@@ -92,7 +94,7 @@ def stats(config: Config = None, as_json: Json = False) -> None:
     """Show the figures of all live processes together."""
     with opened(config) as cache:
         runtime = cache._runtime
-        fleet = drive(fleet_of(runtime))
+        fleet = drive(fleet_of(runtime, strict=True))
         tail = drive(runtime.log.read(("", 0)))
         figures = totals(fleet)
         figures["log"] = {
@@ -119,9 +121,9 @@ def figure(name: str, value: Any) -> str:
         return seconds(value)
     if isinstance(value, list):
         return ", ".join(value)
-    return {True: "yes", False: "no", None: "-"}.get(value, str(value)) if value in (True, False, None) and not (
-        isinstance(value, int) and not isinstance(value, bool)
-    ) else str(value)  # fmt: skip
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 # -- one key ----------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def get(key: str, config: Config = None, region: Region = None, scope: Scope = "
         entry = drive(read(cache._runtime.region(address.region), address))
         if entry is MISS:
             fail(f"nothing is cached for {key!r}")
-        print_json(entry.value)  # type: ignore[union-attr]
+        print_json(entry.value)
 
 
 @app.command("inspect")
@@ -223,12 +225,18 @@ def place(cache: CacheManager, key: str, region: str | None, scope: str) -> Addr
 def invalidate(
     config: Config = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given again.")] = None,
-    scope: Annotated[list[str] | None, typer.Option(help="A scope path, with all below it; may be given again.")] = None,
-    pattern: Annotated[list[str] | None, typer.Option(help="A glob over the keys of a region; may be given again.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A scope path, with all below it; may be given again.")
+    ] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option(help="A glob over the keys of a region; may be given again.")
+    ] = None,
     key: Annotated[list[str] | None, typer.Option(help="A key; may be given again.")] = None,
     region: Region = None,
     soft: Annotated[bool, typer.Option(help="Mark stale instead of dead.")] = False,
-    barrier: Annotated[float | None, typer.Option(help="Wait so many seconds until every live process has applied it.")] = None,
+    barrier: Annotated[
+        float | None, typer.Option(help="Wait so many seconds until every live process has applied it.")
+    ] = None,
     yes: Yes = False,
 ) -> None:
     """Say that something changed, to every process of the fleet."""
@@ -360,7 +368,9 @@ def records(cache: CacheManager, last: int, *, follow: bool) -> Iterator[Record]
     while True:
         tail = drive(log.read((epoch, position)))
         if tail.records is None:
-            errors.print(f"[yellow]the log does not reach back to {position} of {escape(epoch)}; going on from its head[/yellow]")
+            errors.print(
+                f"[yellow]the log does not reach back to {position} of {escape(epoch)}; going on from its head[/yellow]"
+            )
             epoch, position = tail.head.epoch, tail.head.position
         for record in tail.records or ():
             yield record
@@ -383,8 +393,12 @@ def print_record(record: Record, *, as_json: bool) -> None:
     when = time.strftime("%H:%M:%S", time.localtime(record.sent)) if record.sent else "--:--:--"
     kind = f"{record.kind.value}{' (soft)' if record.soft else ''}"
     region = f" [dim]in {escape(record.region)}[/dim]" if record.region else ""
-    targets = escape(", ".join(record.targets)) or "everything"
-    console.print(f"[bold]{record.position}[/bold] {when} [cyan]{kind}[/cyan] {targets}{region} [dim]{escape(record.origin)}[/dim]")
+    targets = (
+        escape(", ".join(map(str.lstrip, record.targets, repeat("|")))) or "everything"
+    )  # the root scope is no news
+    console.print(
+        f"[bold]{record.position}[/bold] {when} [cyan]{kind}[/cyan] {targets}{region} [dim]{escape(record.origin)}[/dim]"
+    )
 
 
 # -- the doctor -----------------------------------------------------------------------------------------
@@ -393,17 +407,13 @@ def print_record(record: Record, *, as_json: bool) -> None:
 @app.command()
 def doctor(config: Config = None, as_json: Json = False) -> None:
     """Look at everything that the fleet needs, and say what to do where something is wrong."""
-    colours = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
     found = []
     with opened(config, shared=False) as cache:
         for finding in examine(cache):
             found.append(finding)
             if as_json:
                 continue
-            colour = colours[finding.level]
-            console.print(f"[{colour}]{finding.level:<8}[/{colour}] [bold]{finding.check}[/bold]: {escape(finding.text)}")
-            if finding.todo:
-                console.print(f"         [dim]→[/dim] {escape(finding.todo)}")
+            print_finding(finding)
     if as_json:
         fields = ("level", "check", "text", "todo")
         print_json([{name: getattr(finding, name) for name in fields} for finding in found])
@@ -412,6 +422,18 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
         if not as_json:
             errors.print(f"[red]{wrong} of {len(found)} checks failed[/red]")
         sys.exit(FAILED)
+
+
+def print_finding(finding: Finding) -> None:
+    """Show a finding, and below it what to do."""
+    colour = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}[finding.level]
+    shown = Table.grid(padding=(0, 1))
+    shown.add_column(width=7)
+    shown.add_column(overflow="fold")
+    shown.add_row(f"[{colour}]{finding.level}[/{colour}]", f"[bold]{finding.check}[/bold]: {escape(finding.text)}")
+    if finding.todo:
+        shown.add_row("", f"[dim]→ {escape(finding.todo)}[/dim]")
+    console.print(shown)
 
 
 def print_json(value: Any) -> None:

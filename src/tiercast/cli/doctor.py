@@ -89,7 +89,9 @@ def _server(connections: RedisConnections) -> Generator[Finding, None, bool]:
     except Unavailable as exc:
         yield _unreachable(connections.name, str(exc))
         return False
-    sections = [_fields(reply) for reply in _ask(connections, ("INFO", "server"), ("INFO", "memory"), ("INFO", "replication"))]
+    sections = [
+        _fields(reply) for reply in _ask(connections, ("INFO", "server"), ("INFO", "memory"), ("INFO", "replication"))
+    ]
     info = {name: value for section in sections for name, value in section.items()}
     yield Finding("ok", "connection", f"{connections.name} answers")
     yield _version(info.get("redis_version", ""))
@@ -99,6 +101,7 @@ def _server(connections: RedisConnections) -> Generator[Finding, None, bool]:
 
 
 def _unreachable(name: str, reason: str) -> Finding:
+    reason = reason.removeprefix(f"{name}: ")
     lower = reason.lower()
     if "wrongpass" in lower or "noauth" in lower or "invalid username-password" in lower or "authentication" in lower:
         return Finding(
@@ -136,14 +139,18 @@ def _version(version: str) -> Finding:
 def _eviction(info: dict[str, str]) -> Finding:
     policy, limit = info.get("maxmemory_policy", ""), int(info.get("maxmemory", "0") or 0)
     if not policy:
-        return Finding("note", "eviction", "the server does not say its maxmemory-policy", "make sure that it is noeviction")
+        return Finding(
+            "note", "eviction", "the server does not say its maxmemory-policy", "make sure that it is noeviction"
+        )
     if policy == "noeviction":
         return Finding("ok", "eviction", "maxmemory-policy is noeviction")
     what = {
         "allkeys": "may drop the log itself: every process then drops all it has cached and begins anew",
         "volatile": "may drop fences, so that a slow load brings back what was deleted, and leases",
     }[policy.partition("-")[0]]
-    todo = "set maxmemory-policy noeviction and bound the cache by TTLs, or give it a server of its own with enough memory"
+    todo = (
+        "set maxmemory-policy noeviction and bound the cache by TTLs, or give it a server of its own with enough memory"
+    )
     if not limit:
         return Finding("warning", "eviction", f"maxmemory-policy {policy} {what}; maxmemory is 0, so not yet", todo)
     return Finding("error", "eviction", f"maxmemory-policy {policy} with maxmemory {limit} {what}", todo)
@@ -204,7 +211,7 @@ def _permissions(connections: RedisConnections, fleet: str) -> Generator[Finding
 def _fleet(cache: CacheManager) -> Iterator[Finding]:
     runtime = cache._runtime
     try:
-        fleet = drive(fleet_of(runtime))
+        fleet = drive(fleet_of(runtime, strict=True))
     except LogUnavailable as exc:  # pragma: no cover  what was asked just before answered
         yield Finding("error", "fleet", f"the log cannot be read: {exc}", "see the findings above")
         return
@@ -257,7 +264,9 @@ def _canary(cache: CacheManager) -> Iterator[Finding]:
         took = (time.monotonic() - began) * 1000
         yield Finding("ok", "proof", f"coherence proven at position {position} within {took:.0f} ms")
     if coherence.outbox.waiting():
-        yield Finding("warning", "outbox", "invalidations of this host wait in the outbox", "they go out with the next heartbeat")
+        yield Finding(
+            "warning", "outbox", "invalidations of this host wait in the outbox", "they go out with the next heartbeat"
+        )
 
 
 # -- disks ----------------------------------------------------------------------------------------
@@ -281,13 +290,17 @@ def _directories(cache: CacheManager, statvfs: Callable[[str], Any]) -> Iterator
         while not there.exists() and there != there.parent:
             there = there.parent
         if not os.access(there, os.W_OK | os.X_OK):
-            yield Finding("error", "directory", f"{directory} cannot be written by this user", "change its owner or mode")
+            yield Finding(
+                "error", "directory", f"{directory} cannot be written by this user", "change its owner or mode"
+            )
             continue
         found = statvfs(str(there))
         free = found.f_bavail * found.f_frsize
         shown = f"{free // 1024 // 1024} MB free in {directory}"
         if free < LEAST_FREE:
-            yield Finding("error", "disk space", shown, "make room, or set a smaller max_size_mb: writes fail, reads go on")
+            yield Finding(
+                "error", "disk space", shown, "make room, or set a smaller max_size_mb: writes fail, reads go on"
+            )
         elif free < SHORT:
             yield Finding("warning", "disk space", shown, "make room, or set a smaller max_size_mb")
         else:

@@ -11,8 +11,8 @@ from typing import NoReturn
 import attrs
 from rich.console import Console
 
-from ..config import CacheConfig, MonitoringConfig
 from ..coherence.log import LogUnavailable
+from ..config import CacheConfig, MonitoringConfig
 from ..errors import ConfigError, TiercastError
 from ..manager import CacheManager
 
@@ -35,7 +35,9 @@ def escape(text: str) -> str:
     """Return text in which nothing is taken for markup, and no control character reaches the terminal."""
     from rich.markup import escape as plain
 
-    shown = "".join(char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text)
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
+    )
     return plain(shown)
 
 

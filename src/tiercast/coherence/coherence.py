@@ -169,6 +169,10 @@ class Coherence:
         """Called, under the ledger's lock, with the records that were applied."""
         self.filled: Callable[[str], None] = lambda name: None
         """Called with the name of a lease that was given back: a fill stands, or has failed."""
+        self.note_disk: Callable[[], Plan[None]] | None = getattr(log, "note_disk", None)
+        """Notes in the log that a store of this host takes part in the epoch; None where every store is in sight."""
+        self.travelled: Callable[[bytes], bool] = lambda message: False
+        """Called with a message that is no record; answers whether it is an event that travels. Must not wait."""
         self.wake: Callable[[], None] = lambda: None
         """Called, under the ledger's lock, when records were applied: must only set a flag."""
         self.failure: str = "never asked"
@@ -282,7 +286,7 @@ class Coherence:
         before = self.position()[0]
         snapshot = yield from self.log.snapshot()
         head = snapshot.head
-        if self.started and before != head.epoch == self.position()[0]:
+        if before != head.epoch == self.position()[0]:
             # Another thread or task has begun anew meanwhile: what came since is followed, not dropped for again.
             yield from self.catch_up()
             return
@@ -364,6 +368,8 @@ class Coherence:
             self.counters.duplicates.add()
             return
         if isinstance(verdict, Malformed):
+            if self.travelled(message):
+                return
             if not self.counters.malformed.value:  # one line is enough: whoever may publish could fill the disk
                 logger.warning("a malformed message on the bus; the log is read instead: %s", verdict.reason)
             self.counters.malformed.add()
@@ -462,6 +468,8 @@ class Coherence:
             if at_epoch == epoch:
                 tail = yield from self.log.read((epoch, at))
             if tail is None or tail.records is None or tail.head.epoch != epoch:
+                if at_epoch != epoch and self.note_disk is not None:  # before the store takes anything of this epoch
+                    yield from self.note_disk()
                 yield from store.drop(epoch, applied, (at_epoch, at))
                 continue
             records = [record for record in tail.records if record.position <= applied]

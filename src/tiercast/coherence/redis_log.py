@@ -145,6 +145,31 @@ class RedisLog:
         count: int = yield from self._call("prune", (epoch, 0), operands=[before])
         return count
 
+    def note_disk(self) -> Plan[None]:
+        """Note, for the life of the epoch, that hosts keep entries on disk: no walk can go through all of them.
+
+        Raises:
+            LogUnavailable: it could not be noted.
+        """
+        yield from self._ask("HSET", self.keys.log, "disks", "1")
+
+    def has_disks(self) -> Plan[bool]:
+        """Whether any host of the fleet keeps, or kept, entries of this epoch on disk.
+
+        Raises:
+            LogUnavailable: the log cannot be reached.
+        """
+        return (yield from self._ask("HGET", self.keys.log, "disks")) is not None
+
+    def _ask(self, *command: str) -> Plan[Any]:
+        try:
+            (reply,) = yield self._connections.commands(command, retry=True)
+        except Unavailable as exc:
+            raise LogUnavailable(str(exc)) from exc
+        if isinstance(reply, Exception):
+            raise LogUnavailable(f"{self._connections.name}: {reply}") from reply
+        return reply
+
     # -- members ------------------------------------------------------------------------------
 
     def beat(self, beat: Beat) -> Plan[Pulse]:
@@ -211,13 +236,18 @@ class RedisLog:
 
     def announce(self, name: str) -> Plan[None]:
         """Tell the fleet that the lease `name` was given back; where that fails, those who wait look by themselves."""
+        yield from self.publish(announcement(name))
+
+    def publish(self, message: bytes) -> Plan[bool]:
+        """Publish a message that is no record on the bus; False where that failed."""
         try:
             if self._publish is None:
                 sharded = self._connections.is_cluster and (yield from self._connections.server_info(0)).release >= (7,)
                 self._publish = "SPUBLISH" if sharded else "PUBLISH"
-            yield self._connections.commands((self._publish, self.keys.bus, announcement(name)))
+            (reply,) = yield self._connections.commands((self._publish, self.keys.bus, message))
         except Unavailable:
-            return
+            return False
+        return not isinstance(reply, Exception)
 
     def close(self) -> Plan[None]:
         """Do nothing: the connections belong to whoever made them."""

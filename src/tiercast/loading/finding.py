@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from ..tiers.base import Tier
 
 AT_ONCE = 250
-"""Addresses that one request asks for: what decoding their answers takes must not hold up an event loop."""
+"""Addresses that one request asks a tier for."""
+BREATH = 100
+"""Entries that are decoded and promoted before an event loop gets its turn."""
 LARGE_COMPRESSED = LARGE // 16
 """Compressed bytes above which decoding leaves the event loop."""
 
@@ -91,7 +93,7 @@ def is_fresher(entry: Entry, than: Entry) -> bool:
 
 
 def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = True) -> Plan[dict[Address, Entry]]:
-    """Find the fresh entries of several addresses, in one round trip per tier and 250 addresses."""
+    """Find the fresh entries of several addresses, in one round trip per tier and 250 of them."""
     proven = yield from region.coherence.prove()
     found: dict[Address, Entry] = {}
     for start in range(0, len(addresses), AT_ONCE):
@@ -122,7 +124,9 @@ def _find_some(
             epoch, carried = region.ledger.epoch, region.coherence.carried
         reading = yield from tier.get_many(missing, epoch)
         vouched = vouched_by(reading.vouched, epoch, carried)
-        for address, envelope in reading.found.items():
+        for number, (address, envelope) in enumerate(reading.found.items(), 1):
+            if number % BREATH == 0:
+                yield Pause(0.0)
             entry = yield from judged(region, tier, address, envelope, vouched, None)
             if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
                 continue
@@ -136,6 +140,13 @@ def _find_some(
         missing = [address for address in missing if address not in found]
     for address in missing if promote else ():
         region.missed(address)
+
+
+def handed_out(region: Region, entry: Entry) -> Plan[Any]:
+    """Return an entry's value as the region hands values out; copying a large one holds up no loop."""
+    if region.copies and region.looks_large(entry.value):
+        return (yield Blocking(region.hand_out, entry))
+    return region.hand_out(entry)
 
 
 def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:

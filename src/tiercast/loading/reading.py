@@ -33,7 +33,7 @@ from ..errors import LoadTimeout
 from ..plans import Plan
 from ..region import MISS, Missing, State, Ttl, tags_of
 from .context import NOT_MODIFIED, LoadContext
-from .finding import Found, find, find_many, slide
+from .finding import Found, find, slide
 from .flights import ABANDONED, LOOK, AwaitFlight, Failure, Flight, Join, Landed, chain, leading
 from .loads import Load, is_async
 from .stale import Spare, back_off, backing_off, failed, may_refresh, servable, served, soft_limit
@@ -43,8 +43,6 @@ from .workers import Spawn
 if TYPE_CHECKING:
     from ..region import Region
     from ..tiers.entry import Address, Entry
-
-__all__ = ["Found", "Want", "fetch", "find", "find_many", "read"]
 
 logger = logging.getLogger("tiercast.loading")
 

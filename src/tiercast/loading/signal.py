@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+AT_ONCE = 500
+"""Waiters that are woken in one go on a loop's own thread."""
+
 
 class Signal:
     """Fires once with a value; whoever waits, then or later, gets it.
@@ -35,8 +38,7 @@ class Signal:
             self.value = value
             self.fired = True
             callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
+        _wake(callbacks)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call back when it fires, at once where it has."""
@@ -51,6 +53,19 @@ class Signal:
         with self._lock:
             if not self.fired and callback in self._callbacks:
                 self._callbacks.remove(callback)
+
+
+def _wake(callbacks: list[Callable[[], None]]) -> None:
+    """Call back, and where very many wait and a loop runs here, let the loop have its turn in between."""
+    for callback in callbacks[:AT_ONCE]:
+        callback()
+    rest = callbacks[AT_ONCE:]
+    if rest:
+        loop = asyncio._get_running_loop()
+        if loop is not None:
+            loop.call_soon(_wake, rest)
+        else:
+            _wake(rest)
 
 
 class Wait:

@@ -12,18 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..coherence.coherence import Delivery
 from ..coherence.log import Write
 from ..coherence.records import Draft, Kind
 from ..keys import decode_target, encode_target, storage_key
-from ..plans import Plan
+from ..plans import Blocking, Pause, Plan
+from ..region import LARGE
 from ..tiers.base import Guard
 from ..tiers.entry import Address, Entry, Envelope
-from .finding import Found, find
+from .finding import AT_ONCE, Found, find
 from .storing import encode, put_disk
 
 if TYPE_CHECKING:
-    from ..coherence.coherence import Delivery
     from ..region import Begin, Region, Ttl
+
+
+BREATH = 100
+"""Values that are encoded before an event loop gets its turn."""
 
 
 class Position(NamedTuple):
@@ -56,7 +61,7 @@ def put_many(
     require: bool,
     as_type: Any = None,
 ) -> Plan[Delivery]:
-    """Store values as true now, under one key record; the value of the last `set` of a key wins.
+    """Store values as true now, under one key record per 250; the value of the last `set` of a key wins.
 
     Raises:
         SerializationError: some value would not survive; then nothing is stored and nothing appended.
@@ -65,18 +70,35 @@ def put_many(
     yield from region.coherence.started_or_away()
     begin = region.begin()
     parcels = []
-    for address, value in values.items():
+    for number, (address, value) in enumerate(values.items(), 1):
         entry = region.entry(value, region.lifetime(ttl), tags, begin, address)
         parcels.append(Parcel(address, entry, (yield from encode(region, address, entry, begin, as_type))))
+        if number % BREATH == 0:
+            yield Pause(0.0)
+    delivery = Delivery(begin.epoch, begin.born)
+    for start in range(0, len(parcels), AT_ONCE):
+        if start:
+            yield Pause(0.0)
+        delivery = yield from _put_some(region, parcels[start : start + AT_ONCE], begin, require=require)
+    return delivery
+
+
+def _put_some(region: Region, parcels: Sequence[Parcel], begin: Begin, *, require: bool) -> Plan[Delivery]:
+    """Append the record of some values, and put them into every tier."""
     fence = region.coherence.settings.fence
-    writes = value_writes(region, parcels, fence)
-    draft = key_draft(region, list(values))
+    if sum(len(envelope.payload) for parcel in parcels for envelope in parcel.envelopes.values()) > LARGE:
+        writes = yield Blocking(value_writes, region, parcels, fence)
+    else:
+        writes = value_writes(region, parcels, fence)
+    draft = key_draft(region, [parcel.address for parcel in parcels])
     delivery = yield from region.coherence.append([draft], writes, require=require)
     for _ in parcels:
         region.counters.sets.add()
     if not delivery.delivered:
+        # A position of an epoch that has ended meanwhile says nothing in the present one.
+        born = begin.born if begin.epoch == delivery.epoch else 0
         for parcel in parcels:
-            settle_entry(region, parcel.entry, delivery.epoch, begin.born)
+            settle_entry(region, parcel.entry, delivery.epoch, born)
             region.insert(parcel.address, parcel.entry, parcel.entry.born, delivery.local)
         return delivery
     yield from place(region, parcels, delivery, begin, fence, written=delivery.written)

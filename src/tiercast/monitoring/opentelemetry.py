@@ -35,7 +35,9 @@ class Instruments:
         provider: the meter provider; None: the global one.
     """
 
-    def __init__(self, name: str, moment: Moment, sizes: Callable[[], Mapping[str, float]], provider: Any = None) -> None:
+    def __init__(
+        self, name: str, moment: Moment, sizes: Callable[[], Mapping[str, float]], provider: Any = None
+    ) -> None:
         self._name = name
         self._moment = moment
         self._sizes = sizes
@@ -44,13 +46,20 @@ class Instruments:
         counter("tiercast.hits", [self._hits], unit="{lookup}", description="Lookups that a tier answered")
         counter("tiercast.misses", [self._one("misses")], unit="{lookup}", description="Lookups that no tier answered")
         counter("tiercast.errors", [self._errors], unit="{error}", description="Operations or loaders that failed")
-        counter("tiercast.evictions", [self._evictions], unit="{entry}", description="Entries that left memory, by cause")
+        counter(
+            "tiercast.evictions", [self._evictions], unit="{entry}", description="Entries that left memory, by cause"
+        )
         counter("tiercast.loads", [self._one("loads")], unit="{load}", description="Calls of loaders")
         counter("tiercast.fills", [self._one("fills")], unit="{value}", description="Loaded values that were stored")
         counter(
-            "tiercast.fills.lost", [self._one("fills_lost")], unit="{value}", description="Loaded values that were not stored"
+            "tiercast.fills.lost",
+            [self._one("fills_lost")],
+            unit="{value}",
+            description="Loaded values that were not stored",
         )
-        meter.create_observable_gauge("tiercast.hit_rate", [self._rates], unit="1", description="Part of lookups answered")
+        meter.create_observable_gauge(
+            "tiercast.hit_rate", [self._rates], unit="1", description="Part of lookups answered"
+        )
         meter.create_observable_up_down_counter(
             "tiercast.size", [self._held], unit="{entry}", description="Entries that memory holds"
         )

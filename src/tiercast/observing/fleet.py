@@ -89,14 +89,20 @@ def digest_of(runtime: Runtime) -> str:
     return orjson.dumps(said).decode()
 
 
-def fleet_of(runtime: Runtime) -> Plan[list[Process]]:
-    """Ask the log who is there; what was last heard where it cannot be reached."""
+def fleet_of(runtime: Runtime, *, strict: bool = False) -> Plan[list[Process]]:
+    """Ask the log who is there; what was last heard where it cannot be reached.
+
+    Raises:
+        LogUnavailable: it cannot be reached, and `strict` is set.
+    """
     coherence = runtime.coherence
     try:
         members = yield from runtime.log.members()
         tail = yield from runtime.log.read(coherence.position())
         epoch, head = tail.head.epoch, tail.head.position
     except LogUnavailable as exc:
+        if strict:
+            raise
         coherence.failure = str(exc)
         members, (epoch, _), head = coherence.members_seen, coherence.position(), None
     mine = coherence.position()

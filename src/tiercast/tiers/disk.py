@@ -110,11 +110,13 @@ class DiskTier:
         if key is None or at_epoch != epoch:
             return reading
         try:
-            plain = mode == MODE_RAW and filename is None and type(value) is bytes
-            data = value if plain else store.fetch(Row(key, mode, filename, value))
-            if data is None:
-                return reading
-            envelope = unpack(data)
+            if mode == MODE_RAW and filename is None and type(value) is bytes:
+                envelope = unpack(value)
+            else:
+                row = Row(key, mode, filename, value)
+                envelope = self._read(row) if filename is None else (yield Blocking(self._read, row))
+                if envelope is None:
+                    return reading
         except (EnvelopeError, RefusedRow):
             reading.corrupt = 1
             yield Blocking(self._remove_broken, [name])
@@ -138,10 +140,9 @@ class DiskTier:
         broken = []
         for row in rows:
             try:
-                data = self.store.fetch(row)
-                if data is None:
+                envelope = self._read(row) if row.filename is None else (yield Blocking(self._read, row))
+                if envelope is None:
                     continue
-                envelope = unpack(data)
             except (EnvelopeError, RefusedRow):
                 broken.append(row.key)
                 continue
@@ -151,6 +152,11 @@ class DiskTier:
             reading.corrupt = len(broken)
             yield Blocking(self._remove_broken, broken)
         return reading
+
+    def _read(self, row: Row) -> Envelope | None:
+        """Return a row's envelope, None where its file is gone; what lies in a file is large, so not on an event loop."""
+        data = self.store.fetch(row)
+        return None if data is None else unpack(data)
 
     @staticmethod
     def _serves(envelope: Envelope, address: Address, epoch: str, now: float) -> bool:

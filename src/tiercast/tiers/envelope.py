@@ -49,6 +49,10 @@ _NUMBERS: Final = struct.Struct(">QQQQ")
 _CRC: Final = struct.Struct(">I")
 # created, ttl, cost, codec, compressed; characters of epoch, version, scope, key; tags; bytes of all texts
 _REST: Final = struct.Struct(">dddHBIIIIII")
+_CHECKED_REST: Final = struct.Struct(">IdddHBIIIIII")
+_COPIED: Final = 4096
+"""Bytes up to which copying them costs less than a view of them."""
+_isfinite: Final = math.isfinite
 _TEXT_AT: Final = _BODY_AT + _REST.size
 _FLAGS: Final = {b"%x" % flags: flags for flags in range((STALE | TOMBSTONE | TYPED) + 1)}
 _STARTS: Final = tuple(b"%b%x" % (MAGIC, flags) for flags in range((STALE | TOMBSTONE | TYPED) + 1))
@@ -110,33 +114,46 @@ def unpack(data: bytes) -> Envelope:
     Raises:
         EnvelopeError: the bytes are corrupt, truncated, foreign or of a newer version; nothing else is raised.
     """
-    flags, born, _, keep, fresh = peek(data)
+    # Written out, without `peek` and its names: this is most of what a hit of a tier below computes.
+    flags = _FLAGS.get(data[FLAGS_AT:BORN_AT])
+    if flags is None or data[:FLAGS_AT] != MAGIC:
+        peek(data)  # says what is wrong
+        raise EnvelopeError("unknown flags")
     try:
+        born, _, keep, fresh = _NUMBERS.unpack(unhexlify(data[BORN_AT:HEADER_SIZE]))
         if len(data) == HEADER_SIZE and flags & TOMBSTONE:
             return _bare(flags, born, keep, fresh)
-        (checksum,) = _CRC.unpack_from(data, HEADER_SIZE)
-        if crc32(memoryview(data)[_BODY_AT:], crc32(data[KEEP_AT:HEADER_SIZE])) != checksum:
+        checksum, created, ttl, cost, codec, compressed, epochs, versions, scopes, keys, count, size = (
+            _CHECKED_REST.unpack_from(data, HEADER_SIZE)
+        )
+        body = data[_BODY_AT:] if len(data) < _COPIED else memoryview(data)[_BODY_AT:]
+        if crc32(body, crc32(data[KEEP_AT:HEADER_SIZE])) != checksum:
             raise EnvelopeError("the checksum does not match")
-        created, ttl, cost, codec, compressed, *lengths, count, size = _REST.unpack_from(data, _BODY_AT)
         start = _TEXT_AT + 4 * count
         if start + size > len(data) or compressed > 1:
             raise EnvelopeError("the lengths do not fit")
         text = data[start : start + size].decode("utf-8", "surrogatepass")
-        if count:
-            lengths += struct.unpack_from(f">{count}I", data, _TEXT_AT)
-    except (struct.error, UnicodeDecodeError) as exc:
+        lengths = struct.unpack_from(f">{count}I", data, _TEXT_AT) if count else ()
+    except (struct.error, HexError, UnicodeDecodeError) as exc:
         raise EnvelopeError(f"cannot be read: {exc}") from exc
-    pieces, at = [], 0
-    for length in lengths:
-        pieces.append(text[at : at + length])
-        at += length
+    version_at = epochs
+    scope_at = version_at + versions
+    key_at = scope_at + scopes
+    at = key_at + keys
+    tags: tuple[str, ...] = ()
+    if count:
+        pieces = []
+        for length in lengths:
+            pieces.append(text[at : at + length])
+            at += length
+        tags = tuple(pieces)
     # NaN fails every comparison; a deadline or cost of NaN would make an entry immortal.
-    if at != len(text) or not (math.isfinite(created) and ttl >= 0.0 and cost >= 0.0):
+    if at != len(text) or not (_isfinite(created) and ttl >= 0.0 and cost >= 0.0):
         raise EnvelopeError("the lengths or numbers do not fit")
-    epoch, version, scope, key = pieces[:4]
     return Envelope(
-        epoch, born, created, _seconds(fresh), _seconds(keep), ttl, cost, scope, tuple(pieces[4:]),
-        codec, compressed == 1, flags, version, key, data[start + size :],
+        text[:version_at], born, created, math.inf if fresh == NEVER else fresh / 1000.0,
+        math.inf if keep == NEVER else keep / 1000.0, ttl, cost, text[scope_at:key_at], tags, codec,
+        compressed == 1, flags, text[version_at:scope_at], text[key_at : key_at + keys], data[start + size :],
     )  # fmt: skip
 
 

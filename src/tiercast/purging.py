@@ -1,0 +1,127 @@
+"""Physical removal, on a manager or on a view of it, sync and async.
+
+An invalidation touches no entry: what is dead is served no more, and lies about until it is
+read, swept, evicted or past its end. Here it goes now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .coherence.records import Draft, Kind
+from .errors import InvalidationError
+from .events import PURGED
+from .invalidation.drafts import confined_to, inside, pattern_draft
+from .invalidation.travelling import DomainEvent, encode_event
+from .keys import compile_glob
+from .operations import Operations
+from .plans import Plan, drive, drive_async
+from .region import tags_of
+from .sweeper import Swept
+from .tiers.entry import Address
+
+
+class Purging(Operations):
+    """Purge and sweep."""
+
+    def purge(
+        self,
+        *,
+        tags: Iterable[str] = (),
+        pattern: str | None = None,
+        region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
+    ) -> dict[str, int]:
+        """Invalidate, and remove physically now, what matches all that is given: a tenant's right to erasure.
+
+        It walks every entry of every tier: minutes where there are millions. Other processes
+        serve nothing of it as with every invalidation, and are told to sweep their memory and
+        their hosts' disks at once; who does not hear that (only the redis log has a bus) does
+        so within `cleanup_interval`. Redis also gives back what earlier epochs left.
+
+        Args:
+            tags: entries with one of these.
+            pattern: keys that this glob matches, in the current region and exactly this scope.
+            region: only of this region; without it tags and scopes mean every one.
+            scope, scope_params: this scope and all below it.
+
+        Returns:
+            The entries removed per tier that there is: "local" (this process's memory), "disk" (this host's) and
+            "remote". Entries that were dead already count; those that other processes drop do not.
+
+        Raises:
+            InvalidationError: nothing says what to purge.
+        """
+        return drive(self._purge(tags, pattern, region, scope, scope_params))
+
+    async def purge_async(
+        self,
+        *,
+        tags: Iterable[str] = (),
+        pattern: str | None = None,
+        region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
+    ) -> dict[str, int]:
+        """As `purge`."""
+        return await drive_async(self._purge(tags, pattern, region, scope, scope_params))
+
+    def _purge(
+        self,
+        tags: Iterable[str],
+        pattern: str | None,
+        region: str | None,
+        scope: str | None,
+        params: Mapping[str, Any],
+    ) -> Plan[dict[str, int]]:
+        current, path = self._locate(region, scope, params)
+        wanted = tags_of(tags)
+        if not (wanted or pattern or region or path):
+            message = "purge needs tags=, pattern=, scope= or region=; clear() invalidates everything"
+            raise InvalidationError(message)
+        name = current.name if region is not None or pattern is not None else ""
+        if pattern is not None:
+            drafts = [pattern_draft(name, path, pattern)]
+        elif wanted:
+            drafts = [Draft(Kind.TAG, name, confined_to(path, wanted))]
+        elif path:
+            drafts = [Draft(Kind.SCOPE, name, (path,))]
+        else:
+            drafts = [Draft(Kind.REGION, name, (name,))]
+        runtime = self._runtime
+        runtime.ready()
+        yield from runtime.coherence.append(drafts)
+        glob = compile_glob(pattern) if pattern is not None else None
+
+        def matches(address: Address, carried: tuple[str, ...]) -> bool:
+            return (
+                (not name or address.region == name)
+                and (address.scope == path if glob else inside(address.scope, path))
+                and (not wanted or not set(wanted).isdisjoint(carried))
+                and (glob is None or glob.match(address.key))
+            )
+
+        counts = yield from runtime.remove_matching(matches)
+        yield from runtime.events.broadcast(
+            PURGED, encode_event(DomainEvent(PURGED, origin=runtime.coherence.member)), quietly=True
+        )
+        yield from runtime.sweeper.give_back_the_past()
+        return counts
+
+    def sweep(self) -> Swept:
+        """Remove what is dead or past its end from every tier that this process can reach, now.
+
+        It happens by itself, at a bounded rate: memory every `cleanup_interval` seconds, and
+        Redis and the disk by one process of the fleet, and of each host, after there was
+        something to invalidate. There is no need to call it but to see it done. A view sweeps
+        everything too.
+        """
+        self._runtime.ready()
+        return drive(self._runtime.sweeper.sweep())
+
+    async def sweep_async(self) -> Swept:
+        """As `sweep`."""
+        self._runtime.ready()
+        return await drive_async(self._runtime.sweeper.sweep())
