@@ -2,7 +2,7 @@
 
     python examples/fleet.py [--chaos] [--seconds 20] [--no-redis]
 
-The 28,298 airports of the package airportsdata stand in an SQLite file whose answers take about 5 ms. Workers read
+The airports (some 28,000) of the package airportsdata stand in an SQLite file whose answers take about 5 ms. Workers read
 them by Zipf's law through memory, disk and Redis; with Redis, two workers each play one host with a disk of its own.
 An editor commits changes and invalidates them by key, tag and pattern. Every single read is compared with the last
 edit that had been acknowledged before it began. Ends with 1 where a promise was broken, a process died, or nothing

@@ -5,6 +5,7 @@ Each operation is one plan and two short methods that run it, so no logic stands
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -513,7 +514,7 @@ class Operations:
     ) -> dict[str, Any]:
         """Return the values of those keys that are cached, in one round trip per tier."""
         current, path = self._locate(region, scope, scope_params)
-        found, missing = self._hits(current, path, keys)
+        found, missing = self._hits(current, path, several(keys))
         if missing:
             found.update(drive(self._multi_get(current, path, missing)))
         return found
@@ -523,29 +524,33 @@ class Operations:
     ) -> dict[str, Any]:
         """As `multi_get`."""
         current, path = self._locate(region, scope, scope_params)
-        found, missing = self._hits(current, path, keys)
+        wanted = several(keys)
+        found, missing = self._hits(current, path, wanted[:BURST])
+        for start in range(BURST, len(wanted), BURST):
+            await asyncio.sleep(0)
+            more, absent = self._hits(current, path, wanted[start : start + BURST])
+            found.update(more)
+            missing += absent
         if missing:
             found.update(await drive_async(self._multi_get(current, path, missing)))
         return found
 
     @staticmethod
-    def _hits(region: Region, path: str, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    def _hits(region: Region, path: str, keys: list[str]) -> tuple[dict[str, Any], list[str]]:
         """The hit path over several keys: what memory serves without looking twice, and the rest."""
-        keys = several(keys)
-        later = keys[BURST:]  # in the plan, which lets others on the loop come in between
         if not region.told:
-            found, missing = region.hits(keys[:BURST], path)
+            found, missing = region.hits(keys, path)
             region.counters.hits.add_many(len(found))
-            return found, missing + later
+            return found, missing
         found, missing = {}, []
         hit = region.hit
-        for key in keys[:BURST]:
+        for key in keys:
             value = hit((path, key) if path else key)
             if value is MISS:
                 missing.append(key)
             else:
                 found[key] = value
-        return found, missing + later
+        return found, missing
 
     def _multi_get(self, region: Region, path: str, keys: list[str]) -> Plan[dict[str, Any]]:
         self._runtime.ready()

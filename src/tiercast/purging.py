@@ -92,7 +92,18 @@ class Purging(Operations):
             drafts = [Draft(Kind.REGION, name, (name,))]
         runtime = self._runtime
         runtime.ready()
-        yield from runtime.coherence.append(drafts)
+        runtime.sweeper.held += 1
+        try:
+            yield from runtime.coherence.append(drafts)
+            counts = yield from self._remove_now(name, path, wanted, pattern)
+        finally:
+            runtime.sweeper.held -= 1
+        told = encode_event(DomainEvent(PURGED, origin=runtime.coherence.member))
+        yield from runtime.events.broadcast(PURGED, told, quietly=True)
+        yield from runtime.sweeper.give_back_the_past()
+        return counts
+
+    def _remove_now(self, name: str, path: str, wanted: tuple[str, ...], pattern: str | None) -> Plan[dict[str, int]]:
         glob = compile_glob(pattern) if pattern is not None else None
 
         def matches(address: Address, carried: tuple[str, ...]) -> bool:
@@ -103,12 +114,7 @@ class Purging(Operations):
                 and (glob is None or glob.match(address.key))
             )
 
-        counts = yield from runtime.remove_matching(matches)
-        yield from runtime.events.broadcast(
-            PURGED, encode_event(DomainEvent(PURGED, origin=runtime.coherence.member)), quietly=True
-        )
-        yield from runtime.sweeper.give_back_the_past()
-        return counts
+        return (yield from self._runtime.remove_matching(matches))
 
     def sweep(self) -> Swept:
         """Remove what is dead or past its end from every tier that this process can reach, now.

@@ -24,6 +24,7 @@ from .coherence.causes import cause_of
 from .coherence.judging import Verdict
 from .coherence.log import Write
 from .config import DEFAULT, Default
+from .invalidation.ttl import jittered
 from .keys import encode_tag, storage_key
 from .loading.hits import make_hit, make_hits
 from .loading.leases import Fills, Lease, LeaseStore
@@ -170,6 +171,7 @@ class Region:
         self.fills = Fills() if fills is None else fills
         self.strict = strict
         self.jitter = settings.ttl_jitter
+        self._ttl = seconds_of(settings.ttl)
         self.sliding = settings.sliding
         self.counters = RegionCounters()
         self.watch = watch or Watch(name)
@@ -229,10 +231,8 @@ class Region:
         Raises:
             TypeError, ValueError: no number, NaN, zero or negative.
         """
-        seconds = seconds_of(self.settings.ttl if ttl is DEFAULT else ttl)
-        if self.jitter and seconds != math.inf:
-            seconds *= self.rng.uniform(1 - self.jitter, 1 + self.jitter)
-        return seconds
+        seconds = self._ttl if ttl is DEFAULT else seconds_of(ttl)
+        return jittered(seconds, self.jitter, self.rng.random)
 
     def begin(self) -> Begin:
         """Note where this process stands, before a load."""

@@ -494,6 +494,7 @@ class Runtime:
         self.sweeper.forked()
         for region in self._regions.values():
             region.slots.reset()
+            region.rng.seed()  # else all children draw the same jitter, and their entries end together
         self.monitor.forked()
         self.listener.forked()
         self.housekeeper.forked()

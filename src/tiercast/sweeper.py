@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,8 +32,10 @@ from .coherence.log import LogUnavailable
 from .keys import escape_glob
 from .plans import Plan
 from .tiers.adapter import SyncTier
+from .tiers.envelope import MAGIC
 
 if TYPE_CHECKING:
+    from .connections import RedisConnections
     from .runtime import Runtime
     from .tiers.base import Tier
 
@@ -41,7 +44,7 @@ logger = logging.getLogger("tiercast")
 SLICE = 500
 """Rows that are judged at a time, and in the background in a second."""
 EVERY = 10.0
-"""Seconds between the end of one walk in the background and the beginning of the next."""
+"""Seconds between two looks whether a walk in the background is due; one that is due begins with the second look."""
 SAMPLES = 1_000
 """Into so many parts the longest time that matters is cut by the samples of (time, position)."""
 
@@ -102,6 +105,7 @@ class Sweeper:
         self._far: deque[Sample] = deque()
         self._walk: Walk | None = None
         self._next = -math.inf
+        self._was_due = False
         self._clean: tuple[str, int] = ("", -1)
         """Up to here the stores that this process walks hold nothing dead: epoch and position."""
         self._tried: tuple[str, int] = ("", -1)
@@ -109,6 +113,8 @@ class Sweeper:
         self._past = ""
         """The epoch before which nothing is left in Redis."""
         self._at_once = False
+        self.held = 0
+        """How many purges are under way here: what they remove is theirs to count."""
 
     def soon(self) -> None:
         """Sweep memory, and this host's disk, with the next tick: another process purged. From any thread."""
@@ -130,14 +136,16 @@ class Sweeper:
             self._runtime.sweep()
             if self._host_elected():
                 yield from self._through(self._begin(self._runtime.disks()))
-        if now < self._next:
+        if now < self._next or self.held:
             return
         walk = self._walk
         if walk is None:
             self._forget(self._runtime.coherence.position()[0], self._lifetime_horizon(now))
-            if not self._due(now):
+            was_due, self._was_due = self._was_due, self._due(now)
+            if not (was_due and self._was_due):  # not at the heels of an invalidation: it may be a purge, which counts
                 self._next = now + EVERY
                 return
+            self._was_due = False
             walk = self._walk = self._begin(self._stores())
         if not walk.stores:
             self._walk = None
@@ -311,6 +319,7 @@ class Sweeper:
 
         epoch, _ = runtime.coherence.position()
         prefix = f"{runtime.fleet}:"
+        named = re.compile(rb"%b(?!%b:)[0-9a-f]{16}:." % (re.escape(prefix).encode(), epoch.encode()), re.DOTALL).match
         count = 0
         try:
             for master in range((yield from connections.master_count())):
@@ -320,21 +329,19 @@ class Sweeper:
                     (reply,) = yield connections.commands(command, node=master)
                     if isinstance(reply, Exception):
                         return count, False
-                    cursor, names = int(reply[0]), reply[1]
-                    past = [
-                        name for name in names if name[len(prefix) :].split(b":")[0] not in (epoch.encode(), b"lease")
-                    ]
-                    if not past:
-                        continue
+                    cursor = int(reply[0])
+                    past = [name for name in reply[1] if named(name)]
                     # Asked after the names were seen: what is not of the epoch that is present now was before it.
-                    tail = yield from runtime.log.read(runtime.coherence.position())
-                    if tail.head.epoch != epoch:
+                    if past and (yield from self._present()) != epoch:
                         return count, False
-                    replies = yield connections.commands(*(("UNLINK", name) for name in past))
-                    count += sum(reply for reply in replies if isinstance(reply, int))
+                    count += yield from _unlink_values(connections, past)
         except (Unavailable, LogUnavailable):
             return count, False
         return count, True
+
+    def _present(self) -> Plan[str]:
+        tail = yield from self._runtime.log.read(self._runtime.coherence.position())
+        return tail.head.epoch
 
     # -- when which position was applied -------------------------------------------------------------------
 
@@ -362,6 +369,18 @@ class Sweeper:
 def _position_at(samples: deque[Sample], time: float) -> int:
     first = next(iter(samples), None)
     return first[2] if first is not None and first[0] <= time else 0
+
+
+def _unlink_values(connections: RedisConnections, names: list[bytes]) -> Plan[int]:
+    """Unlink those keys that hold values of tiercast's: somebody else's may have such a name."""
+    if not names:
+        return 0
+    heads = yield connections.commands(*(("GETRANGE", name, 0, 1) for name in names))
+    ours = [name for name, head in zip(names, heads, strict=True) if head == MAGIC[:2]]
+    if not ours:
+        return 0
+    replies = yield connections.commands(*(("UNLINK", name) for name in ours))
+    return sum(reply for reply in replies if isinstance(reply, int))
 
 
 def _of(mark: tuple[str, int], epoch: str) -> int:

@@ -165,3 +165,23 @@ def test_memory_alone(environ: dict[str, str]) -> None:
     """A cache of one process is no fault, but worth a note."""
     found = Tiercast(environ).findings()
     assert found["fleet"][0] == "note"
+
+
+def test_the_documented_user_suffices(environ: dict[str, str]) -> None:
+    """A user with the rights that docs/operating.md gives it passes every check, and the cache works with them."""
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+    (rules,) = [line.partition(">secret ")[2] for line in page.splitlines() if line.startswith("ACL SETUSER")]
+    with RedisServer(users={"cache": ("secret", rules)}) as server:
+        url = server.url_for("cache")
+        found = doctor(environ, url).findings()
+        assert {level for level, _, _ in found.values()} <= {"ok", "note"}
+        config = CacheConfig(name="shop", distributed=DistributedCacheConfig(connection_string=url))
+        with CacheManager(config) as one, CacheManager(config) as other:
+            one.set("k", 1, tags=["t"])
+            other.coherence.start()
+            assert other.get("k") == 1
+            one.invalidate_tags(["t"], barrier=10)
+            assert other.get("k") is None
+            assert one.get_or_set("k", lambda: 2) == 2
+            assert one.purge(region="default")["remote"] == 1
+            assert one.monitor.check_health()["overall"]

@@ -348,7 +348,7 @@ FOREIGN: dict[str, Callable[[str, int], bytes]] = {
     "nothing": lambda epoch, position: b"",
     "half a record": lambda epoch, position: (RECORD % (1, epoch, position + 1, "all", "")).encode()[:-9],
     "no text": lambda epoch, position: bytes(range(256)),
-    "somebody's JSON": lambda epoch, position: b'{"event":"user.created","id":7}',
+    "somebody's JSON": lambda epoch, position: b'{"user":"created","id":7}',
     "a list": lambda epoch, position: b"[1,2,3]",
     "deep": lambda epoch, position: b"[" * 100_000,
     "oversized": lambda epoch, position: b'{"v":1,"pad":"' + b"x" * 2_000_000 + b'"}',
@@ -436,5 +436,29 @@ def test_names_that_begin_alike_are_two_fleets(own_redis: RedisServer) -> None:
         cache.set("key", cache.config.name)
     fleets[0].clear()
     assert [cache.get("key") for cache in fleets] == [None, *names[1:]]
+    for cache in fleets:
+        cache.close()
+
+
+def test_no_fleet_clears_the_logs_away(own_redis: RedisServer) -> None:
+    """Housekeeping in Redis takes no log for entries of old, neither its own nor others', whatever the fleet is called."""
+    names = ("tiercast", "shop", "tiercast:{shop}")
+    fleets = [
+        CacheManager(
+            CacheConfig(name=name, distributed=DistributedCacheConfig(connection_string=own_redis.url), coherence=BRISK)
+        )
+        for name in names
+    ]
+    for cache in fleets:
+        cache.coherence.start()
+        cache.set("key", "value")
+    epochs = [cache.coherence.status().epoch for cache in fleets]
+    deadline = time.monotonic() + 4 * BRISK.heartbeat
+    while time.monotonic() < deadline:
+        for cache in fleets:
+            cache.coherence.settle()
+        assert [cache.coherence.status().epoch for cache in fleets] == epochs
+        time.sleep(0.05)
+    assert [cache.get("key") for cache in fleets] == ["value"] * 3
     for cache in fleets:
         cache.close()

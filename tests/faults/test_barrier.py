@@ -25,7 +25,7 @@ LEASE = 2 * MAX_STALENESS
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """What all processes of a fleet are told: by Redis, or by the disk log."""
     if request.param == "redis":
-        return {"distributed": request.getfixturevalue("own_redis").url, "coherence": COHERENCE}
+        return {"name": "barrier", "distributed": request.getfixturevalue("own_redis").url, "coherence": COHERENCE}
     return {"disk": str(tmp_path / "cache"), "coherence": COHERENCE}
 
 
@@ -58,7 +58,7 @@ def test_when_it_returns_nobody_serves_the_old_value(config: dict[str, Any]) -> 
 
 def test_it_waits_for_who_hears_late(own_redis: RedisServer) -> None:
     """A process behind a slow wire still serves the old value when the invalidation returns, and not after the barrier."""
-    config = {"distributed": own_redis.url, "coherence": {"max_staleness": 5.0, "heartbeat": 1.0}}
+    config = {"name": "barrier", "distributed": own_redis.url, "coherence": {"max_staleness": 5.0, "heartbeat": 1.0}}
     with TcpProxy(own_redis.url) as wire, CacheManager(CacheConfig.from_dict(config)) as cache:
         slow = {**config, "distributed": {"connection_string": wire.url, "read_timeout": 2.0, "write_timeout": 4.0}}
         with fleet(slow) as (puppet,):
@@ -101,7 +101,7 @@ def test_the_dead_hold_it_up_no_longer_than_their_lease(config: dict[str, Any]) 
 
 def test_whom_it_cannot_reach_has_stopped_serving_when_it_returns(own_redis: RedisServer) -> None:
     """A live process behind a blackhole: the barrier returns only when that process can no longer trust its memory."""
-    config = {"distributed": own_redis.url, "coherence": COHERENCE}
+    config = {"name": "barrier", "distributed": own_redis.url, "coherence": COHERENCE}
     with TcpProxy(own_redis.url) as wire, CacheManager(CacheConfig.from_dict(config)) as cache:
         with fleet({**config, "distributed": wire.url}) as (puppet,):
             cache.coherence.start()

@@ -21,7 +21,7 @@ TESTS = Path(__file__).resolve().parent.parent
 
 def config_of(stack: str, directory: Path, url: str | None) -> dict[str, Any]:
     parts = stack.split("+")
-    config: dict[str, Any] = {"local": {} if "memory" in parts else None, "lock_ttl": 1.0}
+    config: dict[str, Any] = {"name": "forking", "local": {} if "memory" in parts else None, "lock_ttl": 1.0}
     if "disk" in parts:
         config["disk"] = str(directory)
     if "redis" in parts:

@@ -48,7 +48,7 @@ def make() -> Iterator[Callable[[str], CacheManager]]:
 
 def config(url: str) -> dict[str, Any]:
     remote = {"connection_string": url, "read_timeout": 1.0, "write_timeout": 2.0}
-    return {"distributed": remote, "coherence": COHERENCE, "lock_ttl": 1.0}
+    return {"name": "half-done", "distributed": remote, "coherence": COHERENCE, "lock_ttl": 1.0}
 
 
 def scenario(url: str, make: Callable[[str], CacheManager], case: str) -> None:

@@ -12,7 +12,7 @@ BRISK = CoherenceConfig(max_staleness=1.5, heartbeat=0.3)
 
 def manager(url: str) -> CacheManager:
     remote = DistributedCacheConfig(connection_string=url, write_timeout=0.5, breaker_reset=0.2)
-    return CacheManager(CacheConfig(distributed=remote, coherence=BRISK))
+    return CacheManager(CacheConfig(name="late", distributed=remote, coherence=BRISK))
 
 
 @pytest.mark.parametrize("require", [True, False])

@@ -22,7 +22,7 @@ COHERENCE = {"max_staleness": MAX_STALENESS, "heartbeat": 0.2}
 def config(url: str, directory: Path | None = None, **more: Any) -> dict[str, Any]:
     coherence = COHERENCE | more | ({"outbox_directory": str(directory)} if directory else {})
     remote = {"connection_string": url, "write_timeout": 0.5, "connect_timeout": 0.5, "breaker_reset": 0.2}
-    return {"distributed": remote, "coherence": coherence, "lock_ttl": 0.5}
+    return {"name": "outbox", "distributed": remote, "coherence": coherence, "lock_ttl": 0.5}
 
 
 def manager(url: str, directory: Path | None = None, **more: Any) -> CacheManager:
@@ -56,7 +56,7 @@ def test_they_are_in_force_here_and_reach_the_others_later(
         kinds = {
             "key": lambda: cache.invalidate_keys(["key"]),
             "tag": lambda: cache.invalidate_tags(["tag"]),
-            "scope": cache.evict_by_scope,
+            "scope": lambda: cache.evict_by_scope("global"),
             "pattern": lambda: cache.invalidate_pattern("k*"),
             "region": lambda: cache.clear("default"),
             "everything": cache.clear,

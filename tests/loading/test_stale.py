@@ -296,7 +296,7 @@ class TestSoftInvalidation:
         elif how == "pattern":
             call(cache.invalidate_pattern, "*", soft=True)
         else:
-            call(cache.evict_by_scope, soft=True)
+            call(cache.evict_by_scope, "global", soft=True)
         assert call(cache.get, "k") is None
         assert call(cache.get_or_set, "k", lambda: "new", tags=["t"]) == "old"
         settle(cache, call)

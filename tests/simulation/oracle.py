@@ -32,6 +32,12 @@ class Name(NamedTuple):
     key: str
     tags: tuple[str, ...]
 
+    @property
+    def place(self) -> dict[str, str]:
+        """The scope as the operations take it: o:1/u:2 is o_id="1", u_id="2"."""
+        levels = (level.split(":") for level in self.scope.split("/") if level)
+        return {f"{level}_id": number for level, number in levels}
+
     def __str__(self) -> str:
         return f"{self.scope}|{self.key}"
 

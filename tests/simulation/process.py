@@ -11,10 +11,11 @@ from simulation.sim_log import SimLog
 from simulation.sim_tiers import DiskState, SimDisk, SimRemote
 from simulation.steps import HUNG_UP, ProcessClock, Step
 
+import tiercast.manager
 from tiercast.coherence.outbox import MemoryOutbox, Queued
 from tiercast.coherence.records import Draft, Record
-from tiercast.invalidations import Invalidations
 from tiercast.loading.signal import Signal
+from tiercast.manager import CacheManager
 from tiercast.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -102,14 +103,15 @@ class SimRuntime(Runtime):
         """Nothing runs in the background but the simulated threads."""
 
 
-class SimOperations(Invalidations):
-    """The real operations; a scope is given as its path."""
-
-    def __init__(self, runtime: SimRuntime) -> None:
-        self._runtime = runtime
-
-    def _locate(self, region: Any, scope: Any, params: Any) -> Any:
-        return self._runtime.default, scope or ""
+def manager_of(process: Process) -> CacheManager:
+    """Return a real manager over a simulated runtime."""
+    module: Any = tiercast.manager
+    runtime = module.Runtime
+    module.Runtime = lambda config, clock: SimRuntime(process)
+    try:
+        return CacheManager(process.world.config, clock=process.clock)
+    finally:
+        module.Runtime = runtime
 
 
 class Process:
@@ -145,10 +147,10 @@ class Process:
         self.outbox = OutboxHandle(
             self, host.outbox if durable else MemoryOutbox(most=settings.outbox, now=lambda: world.now)
         )
-        self.runtime = SimRuntime(self)
+        self.operations = manager_of(self)
+        self.runtime = self.operations._runtime
         self.coherence = self.runtime.coherence
         self.region = self.runtime.default
-        self.operations = SimOperations(self.runtime)
         self._watch_ledger()
 
     def __str__(self) -> str:

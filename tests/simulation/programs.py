@@ -173,7 +173,7 @@ class Application:
     def _read(self, name: Name, want: Want | None, reads: Any = None) -> Generator[Any, Any, bool]:
         reader = self.process.reader()
         if want is None:
-            found = self.operations.get(name.key, NOTHING, scope=name.scope)
+            found = self.operations.get(name.key, NOTHING, **name.place)
             if isinstance(found, Generator):
                 found = yield from found
             else:
@@ -181,7 +181,7 @@ class Application:
                 self.world.note(self.process, f"hit {found}")
         else:
             found = self.operations.get_or_set(
-                name.key, want.loader, want.ttl, tags=want.tags, refresh=want.force, scope=name.scope
+                name.key, want.loader, want.ttl, tags=want.tags, refresh=want.force, **name.place
             )
             if isinstance(found, Generator):
                 found = yield from found
@@ -239,7 +239,7 @@ class Application:
         operation.value = self.oracle.load(name, -1)
         ttl = self.random.choice((300.0, 300.0, 0.5))
         result = yield from self.operations.set(
-            name.key, operation.value.text, ttl, tags=name.tags, scope=name.scope
+            name.key, operation.value.text, ttl, tags=name.tags, **name.place
         )
         self._told(operation, result)
 
@@ -265,14 +265,14 @@ class Application:
     def _set_as_of(self, operation: Operation, name: Name, position: Position) -> Program:
         assert operation.value is not None
         result = yield from self.operations.set(
-            name.key, operation.value.text, 300.0, tags=name.tags, as_of=position, scope=name.scope
+            name.key, operation.value.text, 300.0, tags=name.tags, as_of=position, **name.place
         )
         self._told(operation, result)
 
     def delete(self, operation: Operation, name: Name) -> Program:
         yield from self._write(operation, name)
         yield from self.operations.multi_delete(
-            [name.key], scope=name.scope, require_delivery=self.world.draw() < 0.1
+            [name.key], **name.place, require_delivery=self.world.draw() < 0.1
         )
         self._told(operation)
 
@@ -282,7 +282,7 @@ class Application:
         tag = self.random.choice(self.world.settings.tags)
         region, address = self.process.region, self._address(name)
         since = self.oracle.count
-        done = yield from self.operations.tag_cache_key(name.key, (tag,), scope=name.scope)
+        done = yield from self.operations.tag_cache_key(name.key, (tag,), **name.place)
         entry = region.memory.get(region.local_key(address)) if region.memory is not None else None
         if done and entry is not None and tag in entry.tags:
             self.oracle.value_of(entry.value).tagged.setdefault(tag, (self.world.steps, since))
@@ -290,7 +290,7 @@ class Application:
 
     def touch(self, operation: Operation, name: Name) -> Program:
         operation.harmless = True
-        yield from self.operations.touch(name.key, 200.0, scope=name.scope)
+        yield from self.operations.touch(name.key, 200.0, **name.place)
 
     # -- invalidating --------------------------------------------------------------------------------
 
@@ -312,11 +312,12 @@ class Application:
         yield from self._invalidate(operation, name, self.operations.invalidate_tags, (tag,), write=bool(name.tags))
 
     def scope(self, operation: Operation, name: Name) -> Program:
-        yield from self._invalidate(operation, name, self.operations.evict_by_scope, name.scope)
+        place = name.place or {"scope": "global"}
+        yield from self._invalidate(operation, name, self.operations.evict_by_scope, **place)
 
     def pattern(self, operation: Operation, name: Name) -> Program:
         glob = self.random.choice((name.key[0] + "*", "*" + name.key[1:], "?" + name.key[1:]))
-        yield from self._invalidate(operation, name, self.operations.invalidate_pattern, glob, scope=name.scope)
+        yield from self._invalidate(operation, name, self.operations.invalidate_pattern, glob, **name.place)
 
     def region(self, operation: Operation, name: Name) -> Program:
         yield from self._invalidate(operation, name, self.operations.clear, self.process.region.name)
@@ -325,14 +326,14 @@ class Application:
         yield from self._invalidate(operation, name, self.operations.clear)
 
     def keys(self, operation: Operation, name: Name) -> Program:
-        yield from self._invalidate(operation, name, self.operations.invalidate_keys, [name.key], scope=name.scope)
+        yield from self._invalidate(operation, name, self.operations.invalidate_keys, [name.key], **name.place)
 
     def soft(self, operation: Operation, name: Name) -> Program:
         """A soft record makes nothing untrue; it only has to do no harm."""
         if name.tags and self.world.draw() < 0.5:
             method, what, more = self.operations.invalidate_tags, name.tags[:1], {}
         else:
-            method, what, more = self.operations.invalidate_keys, [name.key], {"scope": name.scope}
+            method, what, more = self.operations.invalidate_keys, [name.key], name.place
         yield from self._invalidate(operation, name, method, what, write=False, soft=True, **more)
 
     def foreign(self, operation: Operation, name: Name) -> Program:

@@ -199,13 +199,13 @@ def agree(world: World, process: Process, name: Name) -> object:
 
 
 def look(world: World, process: Process, name: Name) -> object:
-    found = process.operations.get(name.key, NOTHING, scope=name.scope)
+    found = process.operations.get(name.key, NOTHING, **name.place)
     return drive(world, found) if isinstance(found, Generator) else found
 
 
 def load(world: World, process: Process, name: Name) -> None:
     want = Want(Loader(world, name), 300.0, name.tags)
-    plan = process.operations.get_or_set(name.key, want.loader, want.ttl, tags=want.tags, scope=name.scope)
+    plan = process.operations.get_or_set(name.key, want.loader, want.ttl, tags=want.tags, **name.place)
     found = drive(world, plan) if isinstance(plan, Generator) else plan
     if found is MISS:
         raise Violation(f"(d) {process} loaded {name} and got nothing")

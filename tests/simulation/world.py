@@ -19,7 +19,14 @@ from simulation.value_server import ValueServer
 import tiercast.invalidations
 import tiercast.operations
 from tiercast.coherence.records import Draft, Malformed, Record
-from tiercast.config import CacheConfig, CoherenceConfig, DistributedCacheConfig, LocalCacheConfig
+from tiercast.config import (
+    CacheConfig,
+    CoherenceConfig,
+    DistributedCacheConfig,
+    LocalCacheConfig,
+    ScopeConfig,
+    ScopeLevel,
+)
 
 
 class Placeholder:
@@ -45,6 +52,7 @@ def config_of(settings: Settings) -> CacheConfig:
             key_ring=settings.key_ring,
             stamps=settings.stamps,
         ),
+        scopes=ScopeConfig([ScopeLevel("o", "o_id", [ScopeLevel("u", "u_id")])]),
         lock_ttl=settings.lock_ttl,
     )
 

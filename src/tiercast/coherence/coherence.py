@@ -552,16 +552,20 @@ class Coherence:
         raise BarrierTimeout(message, missing=missing)
 
     def _not_applied(self, delivery: Delivery, waited: float) -> Plan[list[str]]:
-        members = yield from self.log.members()
-        epoch, _ = self.position()
+        # A heartbeat, and not only a look at the members: its answer says whose members they are.
+        pulse = yield from self.log.beat(
+            Beat(self.member, *self.position(), 2 * self.settings.max_staleness, self.digest())
+        )
+        yield from self._follow(pulse.tail)
+        epoch = pulse.tail.head.epoch
         limit = self.settings.max_staleness
         missing = []
         # A lease is of two `max_staleness`, and one that has lapsed is waited for as long again.
         changed = self.clock.monotonic() - self._epoch_changed < 3 * limit
-        if waited < limit and (changed or all(member.name != self.member for member in members)):
+        if waited < limit and (changed or epoch != delivery.epoch):
             # The log began a new life: processes of the one before may still serve, and are not listed.
             missing.append("(whoever ran before this epoch)")
-        for member in members:
+        for member in pulse.members:
             reached = member.epoch == epoch and (epoch != delivery.epoch or member.applied >= (delivery.position or 0))
             if reached or member.name == self.member:
                 continue

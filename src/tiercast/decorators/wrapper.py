@@ -44,7 +44,7 @@ from ..loading.hits import Shape, reading
 from .default_key import UnkeyableError
 from .parameters import Parameters
 
-USUAL = Shape("move", heads=True)
+USUAL = Shape("move", heads=False)
 """The shape of a region of memory with the policy that is the default."""
 
 READ = """\

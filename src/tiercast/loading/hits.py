@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     Attributes:
         touch: `MemoryTier.touch_kind`: what the eviction policy wants to hear of a hit; "told": `Region.touched`
             is called with it.
-        heads: whether the log shows without I/O that it moved; not that of Redis.
+        heads: whether the log shows without I/O that another process moved it: that on disk.
     """
 
     touch: str
@@ -55,7 +55,8 @@ def shape_of(region: Region) -> Shape:
     """Return the shape of a region's hits."""
     memory = region.memory
     touch = "none" if memory is None or region.hot is not memory.entries else memory.touch_kind
-    return Shape(touch, type(region.heads) is not tuple)
+    # The memory log is this process's alone: who appends to it has applied the record when the call returns.
+    return Shape(touch, type(region.heads) is not tuple and region.coherence.log.kind != "memory")
 
 
 def parts_of(region: Region) -> dict[str, Any]:

@@ -109,14 +109,15 @@ class DiskTier:
         reading = Reading({}, (at_epoch, position))
         if key is None or at_epoch != epoch:
             return reading
+        row = Row(key, mode, filename, value)
+        envelope: Envelope | None
         try:
-            if mode == MODE_RAW and filename is None and type(value) is bytes:
-                envelope = unpack(value)
+            if filename is not None:
+                envelope = yield Blocking(self._read, row)
             else:
-                row = Row(key, mode, filename, value)
-                envelope = self._read(row) if filename is None else (yield Blocking(self._read, row))
-                if envelope is None:
-                    return reading
+                envelope = unpack(value) if mode == MODE_RAW and type(value) is bytes else self._read(row)
+            if envelope is None:
+                return reading
         except (EnvelopeError, RefusedRow):
             reading.corrupt = 1
             yield Blocking(self._remove_broken, [name])

@@ -1,0 +1,266 @@
+"""Rules of the design, each broken on purpose: the simulator has to find every one of them.
+
+A mutant is an edit of the source of one function of the library (or one switch of the models). An edit whose
+place is no longer there raises, so that a mutant cannot quietly become the real thing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulation.log_server import LogServer
+from simulation.settings import NAMES
+from simulation.sim_tiers import SimRemote
+from simulation.value_server import ValueServer
+
+from tiercast.coherence import coherence, judging, ledger
+from tiercast.config import CoherenceConfig
+from tiercast.loading import finding, reading, stale, storing, writing
+from tiercast.region import Region
+
+Coherence = coherence.Coherence
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of one function: `old` becomes `new` in its source."""
+
+    owner: Any
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A change of one attribute."""
+
+    owner: Any
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken rule.
+
+    Attributes:
+        rule: what is broken.
+        changes: how.
+        world: settings in which it does harm soon.
+    """
+
+    rule: str
+    changes: tuple[Edit | Switch, ...]
+    world: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def broken(mutant: Mutant) -> Iterator[None]:
+    """Break the rule for a while."""
+    with ExitStack() as stack:
+        for change in mutant.changes:
+            before = inspect.getattr_static(change.owner, change.name)
+            after = change.value if isinstance(change, Switch) else edited(change)
+            for owner in owners(change.owner, change.name, before):
+                stack.callback(setattr, owner, change.name, before)
+                setattr(owner, change.name, after)
+        yield
+
+
+def owners(owner: Any, name: str, value: Any) -> list[Any]:
+    """Return whoever has it under its name: a function of a module may have been imported by others."""
+    if not inspect.ismodule(owner):
+        return [owner]
+    modules = [module for at, module in list(sys.modules.items()) if at.startswith("tiercast.")]
+    return [module for module in modules if vars(module).get(name) is value]
+
+
+def edited(edit: Edit) -> Any:
+    """Return the function with its source changed.
+
+    Raises:
+        LookupError: the source does not hold what is to be changed, once.
+    """
+    function = inspect.getattr_static(edit.owner, edit.name)
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(edit.old) != 1:
+        raise LookupError(f"{function.__qualname__} does not hold {edit.old!r} once: bring the mutant up to date")
+    module = sys.modules[function.__module__]
+    # Names of the module are looked up where the real function looks them up.
+    namespace: dict[str, Any] = {}
+    exec(compile(source.replace(edit.old, edit.new), f"<mutant of {function.__qualname__}>", "exec"), vars(module), namespace)  # noqa: S102
+    return namespace[edit.name]
+
+
+CALM = {
+    "flaky": 0.0, "messages": {}, "faults_every": 100_000_000, "skew": 0.0, "key_ring": 1_000, "stamps": 1_000,
+    "log_stamps": 1_000, "log_length": 1_000, "memory": 100, "on_outage": "load", "origin_lag": 0.0, "think": 0.05,
+    "slow_loads": 0.3, "split": 0.5, "ticks": 0.01, "pace": 0.002, "outbox": 10_000, "policy": "lru", "steps": 3_000,
+}  # fmt: skip
+REDIS = {**CALM, "log": "redis", "remote": True, "disk": False, "hosts": ("h1", "h2"), "threads": 2}
+DISK = {**REDIS, "disk": True, "hosts": ("h1", "h1", "h2")}
+CLUSTER = {**REDIS, "log": "cluster"}
+STORMY = {"faults_every": 40, "flaky": 0.01, "durable_outbox": True}
+
+
+def faults(**weights: float) -> dict[str, Any]:
+    """Return settings in which only these faults happen, often."""
+    return {"faults": weights, "faults_every": 60}
+
+
+CUT = {**faults(cut=3.0, pause=1.0), "barriers": 0.0}
+
+MUTANTS = (
+    Mutant(
+        "a fill enters memory under the ledger's check",
+        (Edit(Region, "insert", "if verdict in (Verdict.DEAD, Verdict.UNKNOWN) or (", "if (\n                local is None and verdict in (Verdict.DEAD, Verdict.UNKNOWN)\n            ) or ("),),
+        REDIS,
+    ),
+    Mutant(
+        "what is promoted from below is judged",
+        (
+            Edit(finding, "judged", "if verdict in (Verdict.DEAD, Verdict.UNKNOWN):", "if False:"),
+            Edit(Region, "insert", "if verdict in (Verdict.DEAD, Verdict.UNKNOWN) or (", "if ("),
+        ),
+        REDIS,
+    ),
+    Mutant(
+        "catching up takes out of memory what it applies",
+        (
+            Edit(
+                Coherence, "_apply", "self._remove(ledger.apply(record))",
+                "(list if __import__('sys')._getframe(1).f_code.co_name == '_follow' else self._remove)(ledger.apply(record))",
+            ),
+        ),
+        {**REDIS, "messages": {"lost": 0.3}},
+    ),
+    Mutant(
+        "an epoch is one life of one server",
+        (Switch(LogServer, "binds_run", False),),
+        {**REDIS, **faults(backup=3.0, fail_over=2.0)},
+    ),
+    Mutant(
+        "below the ring's floor nothing is known",
+        (Edit(judging.RegionLedger, "judge", "if born < ledger.floor and vouched < ledger.floor:", "if born > ledger.floor and vouched > ledger.applied:"),),
+        {**DISK, "key_ring": 1, **faults(crash=2.0, cut_bus=1.0)},
+    ),
+    Mutant(
+        "in a Cluster L3 vouches as far as was carried, not as far as was applied",
+        (Edit(finding, "vouched_by", "return carried", "return 1 << 60"),),
+        {**CLUSTER, "key_ring": 1, **faults(crash=3.0, cut=1.0)},
+    ),
+    Mutant(
+        "who joins a flight judges what it brought",
+        (Edit(reading, "_counts", "if not isinstance(outcome, Landed):", "if True:"),),
+        {**REDIS, "threads": 3},
+    ),
+    Mutant(
+        "a fence stands as long as a load may take",
+        (Switch(CoherenceConfig, "fence", property(lambda self: 0.01)),),
+        {**REDIS, "key_ring": 1, "slow_loads": 0.8, "slow": 6.0, "heartbeat": 3.9, **faults(cut_bus=4.0, crash=1.0)},
+    ),
+    Mutant(
+        "loads are judged by the server's clock",
+        (Switch(ValueServer, "put", lambda self, name, envelope, ttl, fence, begun, _put=ValueServer.put: _put(self, name, envelope, ttl, fence, None)),),
+        {
+            **REDIS, "key_ring": 1, "slow_loads": 0.8, "slow": 1.0, "max_load_time": 0.3, "max_staleness": 1.2,
+            "heartbeat": 0.2, "think": 1.5, "operations": {"load": 5.0, "foreign": 1.0, "delete": 2.0},
+            **faults(pause=6.0), "faults_every": 20,
+        },
+    ),
+    Mutant(
+        "a record that waits in the outbox kills here all but what is loaded after it",
+        (Edit(ledger.Ledger, "mark_pending", "sequence = self._last_mark = self.local_sequence", "return self.local_sequence"),),
+        {**REDIS, **CUT},
+    ),
+    Mutant(
+        "nothing is proven while a record waits in the outbox",
+        (Edit(Coherence, "beat", "clear = not self.outbox.waiting()", "clear = True"),),
+        {**REDIS, "hosts": ("h1", "h1"), "durable_outbox": True, **STORMY, **faults(cut=3.0, crash=1.0, cancel=3.0)},
+    ),
+    Mutant(
+        "the outbox is replayed",
+        (Edit(Coherence, "replay", "appended = yield from self.log.append(", "self.outbox.done(batch)\n            continue\n            appended = yield from self.log.append("),),
+        {**REDIS, **CUT},
+    ),
+    Mutant(
+        "a barrier waits for those whose lease has lapsed",
+        (
+            Edit(Coherence, "_not_applied", "member.lapsed < 0 or (member.lapsed < limit and waited < limit)", "member.lapsed < 0"),
+            Edit(Coherence, "beat", "2 * self.settings.max_staleness", "0.1"),
+        ),
+        {**REDIS, **CUT, "barriers": 0.9},
+    ),
+    Mutant(
+        "the epoch is part of a key's name in L3",
+        (Switch(SimRemote, "names_epoch", False), Switch(LogServer, "names_epoch", False)),
+        {**REDIS, **faults(flush=1.0, lose_part=3.0)},
+    ),
+    Mutant(
+        "who is behind the disk's position writes nothing to it",
+        (Edit(storing, "put_disk", "or ledger.applied < pair[1]:", "or False:"),),
+        {**DISK, "remote": False, "hosts": ("h1", "h1"), "key_ring": 1, "slow_loads": 0.5, "slow": 3.0, "heartbeat": 3.0, **faults(cut_bus=3.0, crash=2.0)},
+    ),
+    Mutant(
+        "the disk's position moves in the transaction that removes",
+        (Edit(Coherence, "follow_stores", "keys_of(records)", "[]"),),
+        {**DISK, "key_ring": 1, **faults(crash=3.0)},
+    ),
+    Mutant(
+        "one's own append jumps over no gap",
+        (Edit(Coherence, "append", "yield from self._follow(appended.tail)", "ledger = self.ledger\n        if ledger.epoch == appended.tail.head.epoch:\n            ledger.applied = max(ledger.applied, appended.position)"),),
+        REDIS,
+    ),
+    Mutant(
+        "proof is as of the asking",
+        (Edit(Coherence, "beat", "asked + self.span", "self.clock.monotonic() + self.span"),),
+        {**REDIS, **faults(cut=1.0, cut_bus=3.0, pause=6.0)},
+    ),
+    Mutant(
+        "proof ends",
+        (Edit(Coherence, "beat", "asked + self.span", "math.inf"),),
+        {**REDIS, **faults(cut=3.0)},
+    ),
+    Mutant(
+        "a tag's record moves the checkpoint",
+        (Edit(ledger.Ledger, "_move_checkpoints", "view = self.regions.get(region)", "return"),),
+        REDIS,
+    ),
+    Mutant(
+        "what came between a value and its own record counts",
+        (Edit(judging.RegionLedger, "matches_between", "ledger = self.ledger\n", "return False\n"),),
+        REDIS,
+    ),
+    Mutant(
+        "the carrier buries",
+        (Edit(Coherence, "carry", "if todo and not (yield from bury(todo)):", "if False:"),),
+        {**CLUSTER, "key_ring": 1, **faults(crash=3.0)},
+    ),
+    Mutant(
+        "a message after a gap is not passed over where the log is away",
+        (Edit(Coherence, "hear", "ledger.proven_until = -math.inf", "return"),),
+        {**REDIS, "messages": {"lost": 0.2}, **faults(cut=3.0)},
+    ),
+    Mutant(
+        "born is of the epoch that the entry names",
+        (Edit(writing, "put_many", "born = begin.born if begin.epoch == delivery.epoch else 0", "born = begin.born"),),
+        {**REDIS, **STORMY, **faults(cut=3.0, server_stalls=1.0, flush=1.0, lose_part=2.0)},
+    ),
+    Mutant(
+        "an unproven spare is served only where grace is set",
+        (Edit(stale, "servable", "if not spare.proven and not region.settings.grace:", "if False:"),),
+        {**REDIS, **faults(cut=3.0), "failing_loads": 0.3},
+    ),
+    Mutant(
+        "within an epoch a process follows record by record",
+        (Edit(Coherence, "_apply", "return False", "ledger.applied = record.position - 1"),),
+        {**REDIS, "log_length": 2, **faults(trim=5.0, cut=3.0)},
+    ),
+)
