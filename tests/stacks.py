@@ -50,4 +50,3 @@ class Async:
     def close(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
-

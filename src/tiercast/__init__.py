@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from .config import RegionConfig as RegionConfig
     from .config import ScopeConfig as ScopeConfig
     from .config import ScopeLevel as ScopeLevel
-    from .decorators.cached import async_cached as async_cached
-    from .decorators.template import build_cache_key as build_cache_key
     from .decorators.cache_aside import cache_aside as cache_aside
+    from .decorators.cached import async_cached as async_cached
     from .decorators.cached import cached as cached
     from .decorators.memoize import memoize as memoize
     from .decorators.stampede_protect import stampede_protect as stampede_protect
+    from .decorators.template import build_cache_key as build_cache_key
     from .decorators.write_through import write_through as write_through
     from .errors import BarrierTimeout as BarrierTimeout
     from .errors import BusUnavailable as BusUnavailable

@@ -231,7 +231,9 @@ class Runtime:
         if settings.disk is not None:
             disk = MeasuredTier(self._disk(settings.disk), watch)
             serializers["disk"] = self._serializer(settings, settings.disk, watch, "disk")
-        remote = MeasuredTier(self.remote, watch) if settings.distributed is not None and self.remote is not None else None
+        remote = (
+            MeasuredTier(self.remote, watch) if settings.distributed is not None and self.remote is not None else None
+        )
         if settings.distributed is not None:
             serializers["remote"] = self._serializer(settings, settings.distributed, watch, "remote")
         region = Region(

@@ -117,7 +117,9 @@ class CoherenceView:
                 if heard:
                     beaten = False
                 missing = "a heartbeat was answered, but " + (
-                    "memory is not proven yet" if heard else f"nothing is heard on the bus ({listener.failure or 'silence'})"
+                    "memory is not proven yet"
+                    if heard
+                    else f"nothing is heard on the bus ({listener.failure or 'silence'})"
                 )
             except LogUnavailable as exc:
                 missing = coherence.failure = str(exc)

@@ -53,7 +53,7 @@ class TestOneLoad:
         async def load() -> int:
             return 5
 
-        assert asyncio.run(cache.get_or_set_async("k", lambda: load())) == 5
+        assert asyncio.run(cache.get_or_set_async("k", load)) == 5
 
     def test_a_sync_loader_sees_the_context_of_its_async_caller(self, make: Make) -> None:
         """It runs in another thread, with the context copied."""

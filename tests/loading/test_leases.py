@@ -19,7 +19,6 @@ from stacks import config_of
 from tiercast import CacheManager, DistributedCacheConfig
 from tiercast.coherence.fills import announced, announcement
 from tiercast.loading import leases
-from tiercast.plans import drive
 
 Make = Callable[..., CacheManager]
 

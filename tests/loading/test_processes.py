@@ -26,7 +26,14 @@ class Fleet:
 
     def __init__(self, stack: str, directory: Path, url: str | None, lock_ttl: float) -> None:
         self.directory = directory
-        told = {"stack": stack, "directory": str(directory), "url": url, "lock_ttl": lock_ttl, "threads": THREADS, "tasks": TASKS}
+        told = {
+            "stack": stack,
+            "directory": str(directory),
+            "url": url,
+            "lock_ttl": lock_ttl,
+            "threads": THREADS,
+            "tasks": TASKS,
+        }
         self.processes = [
             subprocess.Popen(
                 [sys.executable, str(PROGRAM), json.dumps(told)],

@@ -563,6 +563,7 @@ class TestEarlyRefresh:
             eventually(lambda: idle(cache) or ends[-1] > clock.monotonic())
         assert len(ends) >= 5
 
+
 class TestJitter:
     def test_a_thousand_keys_do_not_expire_together(self, make: Make, clock: FakeClock) -> None:
         """Stored at one moment, read by 8 threads through three TTLs: never twice the even rate, N/(2·jitter·TTL)."""

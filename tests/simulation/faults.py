@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simulation.steps import Step
-
 from tiercast.loading.flights import AwaitFlight
 from tiercast.loading.loads import Load
 from tiercast.loading.signal import Wait
@@ -87,7 +86,16 @@ class Faults:
         if process is None or process.cut or self.world.log.host_log:
             return False
         choice = self.world.random.choice
-        places = choice((("log", "remote", "bus"), ("log", "remote", "bus"), ("log",), ("remote",), ("log", "bus"), ("log", "remote")))
+        places = choice(
+            (
+                ("log", "remote", "bus"),
+                ("log", "remote", "bus"),
+                ("log",),
+                ("remote",),
+                ("log", "bus"),
+                ("log", "remote"),
+            )
+        )
         modes = {place: choice(("lost", "lost", "answer lost", "late")) for place in places}
         return self._cut(process, modes)
 
@@ -219,7 +227,9 @@ class Faults:
         return bool(self._saved) and self._restarts(self._saved[0], "restarts from an older snapshot")
 
     def fail_over(self) -> bool:
-        return bool(self._saved) and self._restarts(self._saved[-1], "fails over to a replica that lacks the last records")
+        return bool(self._saved) and self._restarts(
+            self._saved[-1], "fails over to a replica that lacks the last records"
+        )
 
     def values_fail_over(self) -> bool:
         """In a Cluster: the shards of the values alone fail over to replicas that lack the last writes."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from simulation.steps import Time
 from simulation.value_server import ValueServer
-
 from tiercast.coherence.log import Appended, Beat, Head, Member, Pulse, Snapshot, Tail, Write
 from tiercast.coherence.memory_log import StampName, stamp_names, stamp_record
 from tiercast.coherence.records import Draft, Kind, Record, decode_logged, encode_draft, stamp

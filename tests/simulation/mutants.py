@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.log_server import LogServer
-from simulation.settings import NAMES
 from simulation.sim_tiers import SimRemote
 from simulation.value_server import ValueServer
-
 from tiercast.coherence import coherence, judging, ledger
 from tiercast.config import CoherenceConfig
 from tiercast.loading import finding, reading, stale, storing, writing
@@ -95,7 +93,11 @@ def edited(edit: Edit) -> Any:
     module = sys.modules[function.__module__]
     # Names of the module are looked up where the real function looks them up.
     namespace: dict[str, Any] = {}
-    exec(compile(source.replace(edit.old, edit.new), f"<mutant of {function.__qualname__}>", "exec"), vars(module), namespace)  # noqa: S102
+    exec(
+        compile(source.replace(edit.old, edit.new), f"<mutant of {function.__qualname__}>", "exec"),
+        vars(module),
+        namespace,
+    )
     return namespace[edit.name]
 
 
@@ -120,7 +122,14 @@ CUT = {**faults(cut=3.0, pause=1.0), "barriers": 0.0}
 MUTANTS = (
     Mutant(
         "a fill enters memory under the ledger's check",
-        (Edit(Region, "insert", "if verdict in (Verdict.DEAD, Verdict.UNKNOWN) or (", "if (\n                local is None and verdict in (Verdict.DEAD, Verdict.UNKNOWN)\n            ) or ("),),
+        (
+            Edit(
+                Region,
+                "insert",
+                "if verdict in (Verdict.DEAD, Verdict.UNKNOWN) or (",
+                "if (\n                local is None and verdict in (Verdict.DEAD, Verdict.UNKNOWN)\n            ) or (",
+            ),
+        ),
         REDIS,
     ),
     Mutant(
@@ -135,7 +144,9 @@ MUTANTS = (
         "catching up takes out of memory what it applies",
         (
             Edit(
-                Coherence, "_apply", "self._remove(ledger.apply(record))",
+                Coherence,
+                "_apply",
+                "self._remove(ledger.apply(record))",
                 "(list if __import__('sys')._getframe(1).f_code.co_name == '_follow' else self._remove)(ledger.apply(record))",
             ),
         ),
@@ -148,7 +159,14 @@ MUTANTS = (
     ),
     Mutant(
         "below the ring's floor nothing is known",
-        (Edit(judging.RegionLedger, "judge", "if born < ledger.floor and vouched < ledger.floor:", "if born > ledger.floor and vouched > ledger.applied:"),),
+        (
+            Edit(
+                judging.RegionLedger,
+                "judge",
+                "if born < ledger.floor and vouched < ledger.floor:",
+                "if born > ledger.floor and vouched > ledger.applied:",
+            ),
+        ),
         {**DISK, "key_ring": 1, **faults(crash=2.0, cut_bus=1.0)},
     ),
     Mutant(
@@ -168,16 +186,39 @@ MUTANTS = (
     ),
     Mutant(
         "loads are judged by the server's clock",
-        (Switch(ValueServer, "put", lambda self, name, envelope, ttl, fence, begun, _put=ValueServer.put: _put(self, name, envelope, ttl, fence, None)),),
+        (
+            Switch(
+                ValueServer,
+                "put",
+                lambda self, name, envelope, ttl, fence, begun, _put=ValueServer.put: _put(
+                    self, name, envelope, ttl, fence, None
+                ),
+            ),
+        ),
         {
-            **REDIS, "key_ring": 1, "slow_loads": 0.8, "slow": 1.0, "max_load_time": 0.3, "max_staleness": 1.2,
-            "heartbeat": 0.2, "think": 1.5, "operations": {"load": 5.0, "foreign": 1.0, "delete": 2.0},
-            **faults(pause=6.0), "faults_every": 20,
+            **REDIS,
+            "key_ring": 1,
+            "slow_loads": 0.8,
+            "slow": 1.0,
+            "max_load_time": 0.3,
+            "max_staleness": 1.2,
+            "heartbeat": 0.2,
+            "think": 1.5,
+            "operations": {"load": 5.0, "foreign": 1.0, "delete": 2.0},
+            **faults(pause=6.0),
+            "faults_every": 20,
         },
     ),
     Mutant(
         "a record that waits in the outbox kills here all but what is loaded after it",
-        (Edit(ledger.Ledger, "mark_pending", "sequence = self._last_mark = self.local_sequence", "return self.local_sequence"),),
+        (
+            Edit(
+                ledger.Ledger,
+                "mark_pending",
+                "sequence = self._last_mark = self.local_sequence",
+                "return self.local_sequence",
+            ),
+        ),
         {**REDIS, **CUT},
     ),
     Mutant(
@@ -187,13 +228,25 @@ MUTANTS = (
     ),
     Mutant(
         "the outbox is replayed",
-        (Edit(Coherence, "replay", "appended = yield from self.log.append(", "self.outbox.done(batch)\n            continue\n            appended = yield from self.log.append("),),
+        (
+            Edit(
+                Coherence,
+                "replay",
+                "appended = yield from self.log.append(",
+                "self.outbox.done(batch)\n            continue\n            appended = yield from self.log.append(",
+            ),
+        ),
         {**REDIS, **CUT},
     ),
     Mutant(
         "a barrier waits for those whose lease has lapsed",
         (
-            Edit(Coherence, "_not_applied", "member.lapsed < 0 or (member.lapsed < limit and waited < limit)", "member.lapsed < 0"),
+            Edit(
+                Coherence,
+                "_not_applied",
+                "member.lapsed < 0 or (member.lapsed < limit and waited < limit)",
+                "member.lapsed < 0",
+            ),
             Edit(Coherence, "beat", "2 * self.settings.max_staleness", "0.1"),
         ),
         {**REDIS, **CUT, "barriers": 0.9},
@@ -206,7 +259,16 @@ MUTANTS = (
     Mutant(
         "who is behind the disk's position writes nothing to it",
         (Edit(storing, "put_disk", "or ledger.applied < pair[1]:", "or False:"),),
-        {**DISK, "remote": False, "hosts": ("h1", "h1"), "key_ring": 1, "slow_loads": 0.5, "slow": 3.0, "heartbeat": 3.0, **faults(cut_bus=3.0, crash=2.0)},
+        {
+            **DISK,
+            "remote": False,
+            "hosts": ("h1", "h1"),
+            "key_ring": 1,
+            "slow_loads": 0.5,
+            "slow": 3.0,
+            "heartbeat": 3.0,
+            **faults(cut_bus=3.0, crash=2.0),
+        },
     ),
     Mutant(
         "the disk's position moves in the transaction that removes",
@@ -215,7 +277,14 @@ MUTANTS = (
     ),
     Mutant(
         "one's own append jumps over no gap",
-        (Edit(Coherence, "append", "yield from self._follow(appended.tail)", "ledger = self.ledger\n        if ledger.epoch == appended.tail.head.epoch:\n            ledger.applied = max(ledger.applied, appended.position)"),),
+        (
+            Edit(
+                Coherence,
+                "append",
+                "yield from self._follow(appended.tail)",
+                "ledger = self.ledger\n        if ledger.epoch == appended.tail.head.epoch:\n            ledger.applied = max(ledger.applied, appended.position)",
+            ),
+        ),
         REDIS,
     ),
     Mutant(

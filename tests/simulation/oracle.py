@@ -21,7 +21,7 @@ EPOCH = 1_000_000.0
 """Where the world's time begins."""
 
 
-class Violation(AssertionError):  # noqa: N818
+class Violation(AssertionError):
     """The library broke a promise; the message says which."""
 
 
@@ -134,7 +134,9 @@ class Oracle:
         """Return the keys that a record kills by what they always are, worked out without the library."""
         found = self._covers.get((draft.kind, draft.targets))
         if found is None:
-            found = tuple(name for name in self.names if any(_matches(draft, name, each) for each in draft.targets or ("",)))
+            found = tuple(
+                name for name in self.names if any(_matches(draft, name, each) for each in draft.targets or ("",))
+            )
             self._covers[draft.kind, draft.targets] = found
         return () if draft.soft or draft.region not in {"", REGION} else found
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import tiercast.manager
 from simulation.oracle import Reader
 from simulation.sim_log import SimLog
 from simulation.sim_tiers import DiskState, SimDisk, SimRemote
 from simulation.steps import HUNG_UP, ProcessClock, Step
-
-import tiercast.manager
 from tiercast.coherence.outbox import MemoryOutbox, Queued
 from tiercast.coherence.records import Draft, Record
 from tiercast.loading.signal import Signal

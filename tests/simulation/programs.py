@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.oracle import Name, Value
 from simulation.steps import HUNG_UP, Poll, Step, Unreachable
-
 from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.records import Draft, Kind, decode_message
 from tiercast.errors import BarrierTimeout, DeliveryError
@@ -26,7 +25,7 @@ Program = Generator[Any, Any, None]
 NOTHING = object()
 
 
-class LoadFailed(Exception):  # noqa: N818
+class LoadFailed(Exception):
     """The origin failed."""
 
 
@@ -224,6 +223,7 @@ class Application:
 
     def _write(self, operation: Operation, name: Name, *, hold: bool = False) -> Program:
         """Change the origin; the application serialises its writers, and one that will `set` stays alone until then."""
+
         def write() -> bool:
             if not self.world.lock(operation, name, hold=hold):
                 return False
@@ -238,9 +238,7 @@ class Application:
         yield from self._write(operation, name, hold=True)
         operation.value = self.oracle.load(name, -1)
         ttl = self.random.choice((300.0, 300.0, 0.5))
-        result = yield from self.operations.set(
-            name.key, operation.value.text, ttl, tags=name.tags, **name.place
-        )
+        result = yield from self.operations.set(name.key, operation.value.text, ttl, tags=name.tags, **name.place)
         self._told(operation, result)
 
     def write_through(self, operation: Operation, name: Name) -> Program:
@@ -271,9 +269,7 @@ class Application:
 
     def delete(self, operation: Operation, name: Name) -> Program:
         yield from self._write(operation, name)
-        yield from self.operations.multi_delete(
-            [name.key], **name.place, require_delivery=self.world.draw() < 0.1
-        )
+        yield from self.operations.multi_delete([name.key], **name.place, require_delivery=self.world.draw() < 0.1)
         self._told(operation)
 
     def retag(self, operation: Operation, name: Name) -> Program:

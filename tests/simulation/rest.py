@@ -14,7 +14,6 @@ from simulation.process import Process
 from simulation.programs import NOTHING, Loader
 from simulation.settings import Settings, drawn
 from simulation.world import World, plans_handed_out
-
 from tiercast.loading.loads import Load
 from tiercast.loading.reading import Want
 from tiercast.loading.signal import Wait
@@ -26,7 +25,7 @@ PATIENCE = 90.0
 """Seconds of the world's time in which everything has to come to rest."""
 
 
-class Failed(AssertionError):  # noqa: N818
+class Failed(AssertionError):
     """A seed's world broke a promise; `story` is the interleaving in words."""
 
     def __init__(self, settings: Settings, steps: int, reason: BaseException, story: str) -> None:
@@ -214,4 +213,3 @@ def load(world: World, process: Process, name: Name) -> None:
 
 def address(process: Process, name: Name) -> Address:
     return Address(process.region.name, name.scope, name.key)
-

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.oracle import EPOCH, Violation
 from simulation.steps import Killed, Poll, Step, Unreachable
-
 from tiercast.loading.flights import AwaitFlight, Join
 from tiercast.loading.loads import Load
 from tiercast.loading.signal import Signal, Wait
@@ -35,7 +34,20 @@ Reply = tuple[bool, Any]
 class Thread:
     """One line of execution in a simulated process: a plan, the request it waits for, and the reply it has got."""
 
-    __slots__ = ("context", "name", "operation", "plan", "process", "ready", "reply", "request", "ticket", "tries", "unsubscribe", "until")
+    __slots__ = (
+        "context",
+        "name",
+        "operation",
+        "plan",
+        "process",
+        "ready",
+        "reply",
+        "request",
+        "ticket",
+        "tries",
+        "unsubscribe",
+        "until",
+    )
 
     def __init__(self, process: Process, name: str, plan: Generator[Any, Any, Any]) -> None:
         self.process = process
@@ -154,7 +166,8 @@ class Scheduler:
 
     def _resume(self, thread: Thread) -> None:
         """Hand a thread its reply and run it to its next request."""
-        assert thread.reply is not None and thread.plan is not None
+        assert thread.reply is not None
+        assert thread.plan is not None
         throws, value = thread.reply
         thread.reply = None
         thread.tries = 0
@@ -266,7 +279,7 @@ class Scheduler:
         self.note(thread, getattr(request.function, "__name__", request.function))
         try:
             return False, request.function(*request.args)
-        except Exception as exc:  # noqa: BLE001  the plan decides what it means
+        except Exception as exc:
             return True, exc
 
     def _spawn(self, thread: Thread, request: Spawn) -> Reply:
@@ -284,7 +297,7 @@ class Scheduler:
         loader: Any = request.loader
         try:
             delay = loader.proceed()
-        except Exception as exc:  # noqa: BLE001  the origin failed
+        except Exception as exc:
             return True, exc
         if delay:
             thread.ticket += 1

@@ -7,7 +7,6 @@ from typing import Any
 
 from simulation.log_server import LogServer
 from simulation.steps import Step, Unreachable
-
 from tiercast.coherence.fills import announcement
 from tiercast.coherence.log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from tiercast.coherence.records import Draft

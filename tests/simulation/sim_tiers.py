@@ -9,7 +9,6 @@ from typing import Any
 
 from simulation.steps import Step, Unreachable
 from simulation.value_server import ValueServer
-
 from tiercast.clock import Clock
 from tiercast.keys import storage_key
 from tiercast.plans import Plan
@@ -266,6 +265,6 @@ def _address(key: str, envelope: Envelope) -> Address:
 
 
 def _region(key: str) -> str:
-    from tiercast.keys import parse_storage_key  # noqa: PLC0415
+    from tiercast.keys import parse_storage_key
 
     return parse_storage_key(key).region

@@ -19,7 +19,7 @@ class Time(Protocol):
     now: float
 
 
-class Unreachable(Exception):  # noqa: N818  it is caught where the real parts catch theirs
+class Unreachable(Exception):
     """What a step raises whose request, or whose answer, was lost."""
 
 

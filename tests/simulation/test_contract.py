@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from simulation.log_server import LogServer
 from simulation.sim_log import SimLog
 from simulation.sim_tiers import DiskState, SimDisk, SimRemote
 from simulation.value_server import ValueServer
-
 from tiercast.plans import drive
 from tiercast.testing import FakeClock, TierContract
 from tiercast.testing.log_contract import LogContract

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from simulation.steps import Time
-
 from tiercast.tiers.base import Put
 from tiercast.tiers.entry import Envelope
 
@@ -65,7 +64,9 @@ class ValueServer:
         if row is not None and row.born > envelope.born:
             self.counts["newer"] += 1
             return Put.NEWER
-        self._store(name, envelope, envelope.born, ttl, max(row.fence if row else 0.0, now + fence if fence > 0 else 0.0))
+        self._store(
+            name, envelope, envelope.born, ttl, max(row.fence if row else 0.0, now + fence if fence > 0 else 0.0)
+        )
         return Put.STORED
 
     def bury(self, name: str, born: int, fence: float) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import tiercast.invalidations
+import tiercast.operations
 from simulation.faults import Faults
 from simulation.log_server import LogServer
 from simulation.oracle import Name, Oracle, Violation
@@ -15,9 +17,6 @@ from simulation.programs import Application, Operation, housekeeper, listener
 from simulation.scheduler import Scheduler, Thread
 from simulation.settings import Settings
 from simulation.value_server import ValueServer
-
-import tiercast.invalidations
-import tiercast.operations
 from tiercast.coherence.records import Draft, Malformed, Record
 from tiercast.config import (
     CacheConfig,

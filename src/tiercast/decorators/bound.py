@@ -370,7 +370,12 @@ def rebind(runtime: Runtime) -> None:
     """Have decorated functions read anew what a hit does in a runtime's regions: somebody began, or ceased, to listen."""
     for site in list(_sites):
         manager = site._manager
-        if manager is not None and manager._runtime is runtime and site._source is not None and site.recipe.scope is None:
+        if (
+            manager is not None
+            and manager._runtime is runtime
+            and site._source is not None
+            and site.recipe.scope is None
+        ):
             site._bind_hits(manager, site._source)
 
 

@@ -56,7 +56,20 @@ class Flight:
         turn: what its leader queues for now, to be fired by whoever comes to need the flight.
     """
 
-    __slots__ = ("alone", "awaits", "bar", "key", "lease", "loop", "needed", "outer", "signal", "since", "table", "turn")
+    __slots__ = (
+        "alone",
+        "awaits",
+        "bar",
+        "key",
+        "lease",
+        "loop",
+        "needed",
+        "outer",
+        "signal",
+        "since",
+        "table",
+        "turn",
+    )
 
     def __init__(
         self, table: Flights, key: Hashable, loop: asyncio.AbstractEventLoop | None = None, *, alone: bool = False

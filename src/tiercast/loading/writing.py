@@ -258,4 +258,3 @@ def burials(drafts: Sequence[Draft], fence: float) -> list[Write]:
         if draft.kind is Kind.KEY and not draft.soft
         for target in draft.targets
     ]
-

@@ -1,8 +1,8 @@
 """Fixtures for users' own tests; pytest finds them by itself once ``tiercast`` is installed.
 
-    def test_profile(tiercast_manager, tiercast_clock):
-        assert profile("7") == {"id": "7"}      # a function under @cached
-        tiercast_clock.advance(301)             # its TTL is over
+def test_profile(tiercast_manager, tiercast_clock):
+assert profile("7") == {"id": "7"}      # a function under @cached
+tiercast_clock.advance(301)             # its TTL is over
 """
 
 from __future__ import annotations

@@ -22,4 +22,3 @@ def frozen(value: Any) -> Any:
     if kind is bytearray:
         return bytes(value)
     return value
-

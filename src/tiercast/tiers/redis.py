@@ -278,7 +278,9 @@ class RedisTier:
         A lease that another has is marked as awaited.
         """
         milliseconds = max(round(ttl * 1000), 1)
-        reply = yield from self._call(scripts.TAKE_LEASE.call((self._lease_key(name),), token, milliseconds), retry=True)
+        reply = yield from self._call(
+            scripts.TAKE_LEASE.call((self._lease_key(name),), token, milliseconds), retry=True
+        )
         return bool(reply != 0)
 
     def keep(self, name: str, token: str, ttl: float) -> Plan[bool]:
