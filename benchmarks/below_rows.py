@@ -59,11 +59,11 @@ def disk_rows(settings: Settings) -> Iterator[Row]:
     assert manager.get(keys[0]) == read_theirs(keys[0]) == KILO[keys[0]]
     taken = in_turn(
         {
-            "ours": calling(manager.get, keys, 200),
-            "theirs": calling(read_theirs, keys, 200),
-            "alone": calling(bare.get, keys, 200),
+            "ours": calling(manager.get, keys, 25),
+            "theirs": calling(read_theirs, keys, 100),
+            "alone": calling(bare.get, keys, 25),
         },
-        settings.rounds(150),
+        settings.rounds(600),
     )
     yield compare(
         "5", "hit on disk, 1 kB JSON, decoded and promoted : diskcache.get + orjson.loads", taken, "ours", "theirs", 2.0,
@@ -110,12 +110,12 @@ def remote_rows(settings: Settings) -> Iterator[Row]:
     assert len(manager.multi_get(hundreds[1])) == 100
     taken = in_turn(
         {
-            "get": calling(manager.get, keys, 50),
-            "redis get": calling(read_theirs, names, 50),
-            "multi_get": calling(manager.multi_get, hundreds, 4),
-            "mget": calling(read_many, hundreds_of_names, 4),
+            "get": calling(manager.get, keys, 15),
+            "redis get": calling(read_theirs, names, 15),
+            "multi_get": calling(manager.multi_get, hundreds, 1),
+            "mget": calling(read_many, hundreds_of_names, 2),
         },
-        settings.rounds(200),
+        settings.rounds(500),
     )
     yield compare("6", "hit in Redis, sync, 1 kB JSON : redis-py get + orjson.loads", taken, "get", "redis get", 1.25,
                   known=1.7)  # fmt: skip
@@ -149,7 +149,7 @@ def set_rows(settings: Settings) -> Iterator[Row]:
         theirs.set(key, data, expire=300)
 
     taken = in_turn(
-        {"ours": calling(set_ours, items, 20), "theirs": calling(set_theirs, items, 20)}, settings.rounds(100)
+        {"ours": calling(set_ours, items, 2), "theirs": calling(set_theirs, items, 5)}, settings.rounds(400)
     )
     yield compare(
         "9", "`set` through memory, disk and Redis : redis-py set + diskcache.set of the same bytes", taken, "ours",

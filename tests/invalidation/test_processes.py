@@ -12,7 +12,7 @@ import pytest
 from partner import Partner
 from servers import wait_until
 from stacks import STACKS, config_of
-from tiercast import CacheManager, ScopeConfig, ScopeLevel
+from tiercast import CacheManager, CoherenceConfig, ScopeConfig, ScopeLevel
 
 SCOPES = ScopeConfig([ScopeLevel("organization", "org_id", [ScopeLevel("user", "user_id")])])
 SHARED = tuple(stack for stack in STACKS if stack != "memory")
@@ -25,7 +25,12 @@ class Pair:
     """This process and another one, on one stack."""
 
     def __init__(self, stack: str, directory: Path, url: str | None) -> None:
-        settings: dict[str, Any] = {"scopes": SCOPES, "name": f"pair {stack}", "regions": {"second": {}}}
+        settings: dict[str, Any] = {
+            "scopes": SCOPES,
+            "name": f"pair {stack}",
+            "regions": {"second": {}},
+            "coherence": CoherenceConfig(heartbeat=0.05),  # barriers end with the others' heartbeats
+        }
         self.cache = CacheManager(config_of(stack, directory, url, **settings))
         self.partner = Partner(stack, directory, url, **settings)
         self.cache.coherence.start(20.0)

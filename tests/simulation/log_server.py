@@ -98,6 +98,7 @@ class LogServer:
         self.heard_from: Callable[[str], None] = lambda member: None
         self.reasons: dict[str, int] = {}
         self.trimmed = 0
+        self.carried = 0
         self._epochs = count(1)
 
     # -- the epoch ----------------------------------------------------------------------------
@@ -211,6 +212,7 @@ class LogServer:
     def carry(self, epoch: str, position: int) -> None:
         state = self.enter((epoch, 0))
         if epoch == state.epoch and state.carried < position <= state.position:
+            self.carried += position - state.carried
             state.carried = position
             self.trim(state)
 

@@ -117,6 +117,7 @@ def faults(**weights: float) -> dict[str, Any]:
     return {"faults": weights, "faults_every": 60}
 
 
+LOSSY = {**STORMY, **faults(lose_part=1.0), "flaky": 0.35}
 CUT = {**faults(cut=3.0, pause=1.0), "barriers": 0.0}
 
 MUTANTS = (
@@ -290,7 +291,7 @@ MUTANTS = (
     Mutant(
         "proof is as of the asking",
         (Edit(Coherence, "beat", "asked + self.span", "self.clock.monotonic() + self.span"),),
-        {**REDIS, **faults(cut=1.0, cut_bus=3.0, pause=6.0)},
+        {**REDIS, "heartbeat": 3.9, "split": 0.9, "faults_every": 25, "faults": {"cut_bus": 2.0, "pause": 6.0}},
     ),
     Mutant(
         "proof ends",
@@ -319,8 +320,8 @@ MUTANTS = (
     ),
     Mutant(
         "born is of the epoch that the entry names",
-        (Edit(writing, "put_many", "born = begin.born if begin.epoch == delivery.epoch else 0", "born = begin.born"),),
-        {**REDIS, **STORMY, **faults(cut=3.0, server_stalls=1.0, flush=1.0, lose_part=2.0)},
+        (Edit(writing, "_put_some", "born = begin.born if begin.epoch == delivery.epoch else 0", "born = begin.born"),),
+        {**REDIS, **LOSSY, "operations": {"set": 6.0, "look": 6.0, "foreign": 3.0, "load": 2.0}},
     ),
     Mutant(
         "an unproven spare is served only where grace is set",
@@ -328,8 +329,23 @@ MUTANTS = (
         {**REDIS, **faults(cut=3.0), "failing_loads": 0.3},
     ),
     Mutant(
-        "within an epoch a process follows record by record",
-        (Edit(Coherence, "_apply", "return False", "ledger.applied = record.position - 1"),),
-        {**REDIS, "log_length": 2, **faults(trim=5.0, cut=3.0)},
+        "who cannot apply its own record yet marks it",
+        (Edit(Coherence, "append", "self._mark(drafts)", "pass"),),
+        {**REDIS, **LOSSY, "operations": {"delete": 3.0, "tag": 3.0, "load": 6.0, "look": 2.0}},
+    ),
+    Mutant(
+        "who sees that it is behind serves nothing by the outage rule",
+        (Edit(Coherence, "outlives_outage", "and not self.behind()", ""),),
+        {**DISK, "log": "disk", "remote": False, "hosts": ("h1", "h1"), **faults(cut=1.0, server_stalls=3.0)},
+    ),
+    Mutant(
+        "a barrier knows whose members it was told of",
+        (Edit(Coherence, "_not_applied", "if waited < limit and (changed or epoch != delivery.epoch):", "if False:"),),
+        {**REDIS, **STORMY, **faults(cut=2.0, pause=2.0, flush=1.0, restart_empty=1.0), "barriers": 0.9},
+    ),
+    Mutant(
+        "the log keeps what has not been carried",
+        (Switch(LogServer, "keeps_uncarried", False),),
+        {**CLUSTER, **faults(trim=5.0)},
     ),
 )

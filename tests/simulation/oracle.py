@@ -49,8 +49,8 @@ class Value:
     Attributes:
         born: how many invalidations there had been when its load began; -1 until that is known.
         own: the invalidations that its own writer made for it; they do not count against it.
-        tagged: tags added to it later, each with the moment (a count of steps) at which that was reported done, and
-            with the number of invalidations there had been when it was asked for.
+        tagged: tags added to it later, each with the moment (a count of steps) at which that was reported done, with
+            the number of invalidations there had been when it was asked for, and with the records that said so.
     """
 
     name: Name
@@ -58,7 +58,7 @@ class Value:
     born: int
     text: str
     own: int = 0
-    tagged: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tagged: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -196,15 +196,18 @@ class Oracle:
         value = self.value_of(text)
         if value.name is not name:
             raise Violation(f"{reader.who} asked for {name} and got {text!r}")
-        later = self.cover[name]
-        for tag, (step, since) in value.tagged.items():
+        told = later = self.cover[name]
+        for tag, (step, since, records) in value.tagged.items():
             if step <= reader.step:
-                later |= self.by_tag.get(tag, 0) >> since << since
-        later &= ~value.own
-        later = later >> value.born << value.born if value.born > 0 else later
+                of_tag = self.by_tag.get(tag, 0) >> since << since
+                later |= of_tag
+                if records & reader.known:  # else this process has not heard of the tag yet
+                    told |= of_tag
+        born = max(value.born, 0)
+        later = (later & ~value.own) >> born << born
         if not later:
             return
-        if told := later & reader.known:
+        if told := later & told & reader.known:
             raise Violation(
                 f"(a) {reader.who} reads {text!r}, whose load began before {self._first(told)},"
                 f" which that process knew of when the read began (step {reader.step})"

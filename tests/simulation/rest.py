@@ -175,6 +175,7 @@ def judge(world: World) -> None:
         for life in (2, 3):
             newcomer = Process(world, "fresh", host, life)
             drive(world, newcomer.coherence.beat())
+            world.pass_time(world.settings.origin_lag)
             for name in world.oracle.names:
                 found = look(world, newcomer, name)
                 if found is NOTHING:

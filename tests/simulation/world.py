@@ -252,6 +252,7 @@ class World(Scheduler):
         counts.update({f"value server {name}": value for name, value in self.values.counts.items()})
         counts.update({f"epoch: {reason}": value for reason, value in self.log.reasons.items()})
         counts["log record trimmed"] = self.log.trimmed
+        counts["record carried by the fleet"] = self.log.carried
         counts["reads judged"] = self.oracle.reads
         counts["invalidations"] = self.oracle.count
         counts["steps"] = self.steps

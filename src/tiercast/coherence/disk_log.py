@@ -42,9 +42,9 @@ _STAMP = (
     " ON CONFLICT (kind, region, target, soft) DO UPDATE SET position = excluded.position"
 )
 _LEASE = (
-    "INSERT INTO leases VALUES (?1, ?2, ?3, ?3 + ?4)"
-    " ON CONFLICT (name) DO UPDATE SET token = ?2, began = ?3, ends = ?3 + ?4"
-    " WHERE token = ?2 OR NOT ?3 BETWEEN began AND ends"
+    "INSERT INTO leases VALUES (:name, :token, :now, :now + :ttl)"
+    " ON CONFLICT (name) DO UPDATE SET token = :token, began = :now, ends = :now + :ttl"
+    " WHERE token = :token OR NOT :now BETWEEN began AND ends"
 )
 
 
@@ -216,10 +216,10 @@ class DiskLog:
 
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
         """Take or renew the lease of a load for `ttl` seconds; False where somebody else holds it."""
-        row = (_raw(name), token)
+        said = {"name": _raw(name), "token": token, "ttl": ttl}
         return (
             yield from self._transaction(
-                lambda database: database.execute(_LEASE, (*row, self._now(), ttl)).rowcount > 0
+                lambda database: database.execute(_LEASE, {**said, "now": self._now()}).rowcount > 0
             )
         )
 
