@@ -149,9 +149,7 @@ def test_nothing_holds_the_loop_up(stretches: Stretches, make: Callable[..., Cac
 
 
 @pytest.mark.parametrize("handed", ["copy_on_read"])
-def test_copies_of_large_values_are_made_off_the_loop(
-    stretches: Stretches, handed: str, tmp_path: Path
-) -> None:
+def test_copies_of_large_values_are_made_off_the_loop(stretches: Stretches, handed: str, tmp_path: Path) -> None:
     """A region that hands out copies makes a large one in a thread."""
     from tiercast import CacheConfig, LocalCacheConfig
 

@@ -281,9 +281,7 @@ class Application:
         done = yield from self.operations.tag_cache_key(name.key, (tag,), **name.place)
         entry = region.memory.get(region.local_key(address)) if region.memory is not None else None
         if done and entry is not None and tag in entry.tags:
-            self.oracle.value_of(entry.value).tagged.setdefault(
-                tag, (self.world.steps, since, operation.numbers)
-            )
+            self.oracle.value_of(entry.value).tagged.setdefault(tag, (self.world.steps, since, operation.numbers))
             self.world.counts["tagged"] += 1
 
     def touch(self, operation: Operation, name: Name) -> Program:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from simulation.mutants import MUTANTS, broken
 from simulation.rest import Failed, simulate
 

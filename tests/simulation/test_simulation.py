@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 import pytest
+
 from simulation.mutants import MUTANTS, broken
 from simulation.rest import Failed, simulate
 
