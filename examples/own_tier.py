@@ -17,13 +17,15 @@ class SqliteStore:
         self.rows = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self.rows.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB, ends REAL)")
 
+    def __del__(self) -> None:
+        self.rows.close()
+
     def get(self, key: str) -> bytes | None:
         row = self.rows.execute("SELECT value, ends FROM kept WHERE key = ?", (key,)).fetchone()
         return row[0] if row and (row[1] is None or time.time() < row[1]) else None
 
     def set(self, key: str, value: bytes, ttl: float | None) -> None:
-        ends = None if ttl is None else time.time() + ttl
-        self.rows.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, ends))
+        self.rows.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (key, value, ttl and time.time() + ttl))
 
     def delete(self, key: str) -> None:
         self.rows.execute("DELETE FROM kept WHERE key = ?", (key,))

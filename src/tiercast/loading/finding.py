@@ -103,7 +103,7 @@ def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = T
     return found
 
 
-def _find_some(
+def _find_some(  # noqa: PLR0912  memory, then each tier in turn: one pass that reads best in one piece
     region: Region, addresses: Sequence[Address], found: dict[Address, Entry], *, proven: bool, promote: bool
 ) -> Plan[None]:
     missing: list[Address] = []
