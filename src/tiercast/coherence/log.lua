@@ -295,12 +295,18 @@ end
 -- The L3 half of a record, with born = POSITION; the places in the envelope's header, and the rules, are those of
 -- tiers/redis_scripts.py: nothing replaces what was born later, and a key outlives the end of its fence, so that
 -- nothing older comes back after it. ttl in ms; 0: for as long as Redis likes (a tombstone: until the fence ends).
+-- options.until: when, in ms of this server's clock, the caller gives up. What the network delivers later takes its
+-- place in the log, which harms nobody; its values are older than what others may have set since, so it only buries.
 local writing = #KEYS > 4 and SINCE_EPOCH == EPOCH
+local late, done = OPTIONS['until'] and NOW > OPTIONS['until'], writing
 if writing then
   local born = format('%08x%08x', math.floor(POSITION / 4294967296), POSITION % 4294967296)
   for number = 5, #KEYS do
     local key, operand = KEYS[number], 4 + count + (number - 5) * 3
     local blob, ttl, fence = ARGV[operand], tonumber(ARGV[operand + 1]), tonumber(ARGV[operand + 2])
+    if late and sub(blob, 4, 4) ~= '2' then
+      blob, ttl, done = 'TC12' .. string.rep('0', 64), 0, false
+    end
     local ends, newer = fence > 0 and NOW + fence or 0, false
     local found = pcall_('GETRANGE', key, 0, 67)
     if type(found) == 'string' and #found == 68 and sub(found, 1, 2) == 'TC' then
@@ -352,4 +358,4 @@ if math.floor(POSITION / 64) > math.floor(before / 64) then
   trim()
 end
 -- Where nothing but these drafts came after the caller's position, it knows them already: 1.
-return {head(), SINCE_EPOCH == EPOCH and SINCE == before and 1 or tail(), writing and 1 or 0}
+return {head(), SINCE_EPOCH == EPOCH and SINCE == before and 1 or tail(), done and 1 or 0}

@@ -48,7 +48,8 @@ class MemoryLog:
         clock: where the time comes from.
 
     Attributes:
-        heads: `heads[0]` is the position, so that several users of one log see each other's records at once.
+        heads: `heads[0]` is the position (in a forked child: another number that moves with it), so that several
+            users of one log see each other's records at once.
     """
 
     kind = "memory"
@@ -59,6 +60,7 @@ class MemoryLog:
         self.stamp_bound = stamps
         self.clock = clock or SystemClock()
         self.heads: list[int] = [0]
+        self._lives = 0
         self._members: dict[str, tuple[Beat, float]] = {}
         self._begin()
         _logs.add(self)
@@ -93,7 +95,7 @@ class MemoryLog:
                 self._position = position
             while len(self._stamps) > self.stamp_bound:
                 self._floor = max(self._floor, self._stamps.popitem(last=False)[1])
-            self.heads[0] = self._position
+            self.heads[0] = self._word
             appended = Appended(self._position, self._tail(since))
         return done(appended)
 
@@ -107,7 +109,7 @@ class MemoryLog:
         """Read the head and every stamp, in one step."""
         with self._lock:
             stamps = tuple(stamp_record(name, self._epoch, position) for name, position in self._stamps.items())
-            snapshot = Snapshot(self._head(), stamps, self._floor, self._position)
+            snapshot = Snapshot(self._head(), stamps, self._floor, self._word)
         return done(snapshot)
 
     def beat(self, beat: Beat) -> Plan[Pulse]:
@@ -157,6 +159,10 @@ class MemoryLog:
             if any(position > self._position for position in self._stamps.values()):
                 raise AssertionError("a stamp is ahead of the head")
 
+    @property
+    def _word(self) -> int:
+        return (self._lives << 56) + self._position
+
     def _head(self) -> Head:
         return Head(self._epoch, self._position, self._position, self.clock.wall())
 
@@ -164,11 +170,11 @@ class MemoryLog:
         epoch, position = since
         first = self._position - len(self._records)
         if epoch != self._epoch or not first <= position <= self._position:
-            return Tail(self._head(), None, self._position)
+            return Tail(self._head(), None, self._word)
         missing = self._position - position
         # From the right: what is asked for is nearly always the last few of very many.
         newest = [record for record, _ in zip(reversed(self._records), range(missing), strict=False)]
-        return Tail(self._head(), tuple(reversed(newest)), self._position)
+        return Tail(self._head(), tuple(reversed(newest)), self._word)
 
     def _listed(self, now: float) -> tuple[Member, ...]:
         for name in [name for name, (_, ends) in self._members.items() if now - ends > FORGET_AFTER]:
@@ -181,7 +187,8 @@ class MemoryLog:
     def _forked(self) -> None:
         self._members = {}
         self._begin()
-        self.heads[0] = -1  # no position: whoever compares asks, and meets the new epoch
+        self._lives += 1
+        self.heads[0] = self._word  # none of the parent's: whoever compares asks, and meets the new epoch
 
 
 _logs: weakref.WeakSet[MemoryLog] = weakref.WeakSet()

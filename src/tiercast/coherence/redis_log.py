@@ -11,6 +11,7 @@ Implementation notes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ class RedisLog:
         self._options = wire.standing_options(limits)
         self._strangers_for = settings.max_staleness
         self._patience = settings.canary_timeout
+        self._seen: tuple[float, float] | None = None
+        """The server's time as last answered, and this machine's monotonic time then or later."""
         self._script = Script(wire.SCRIPT)
         self._publish: str | None = None
 
@@ -81,12 +84,14 @@ class RedisLog:
             writes = ()
         covered = b',"covered":true' if writes and _covers(writes, drafts) else b""
         options = b',"drafts":%d%b' % (len(drafts), covered)
+        if writes and self._seen is not None:
+            options += b',"until":%d' % self._gives_up()
         operands: list[str | bytes | int] = [*map(encode_draft, drafts)]
         for write in writes:
             operands += (wire.TOMBSTONE if write.blob is None else write.blob, write.ttl, write.fence)
         names = [f"{self._values}:{since[0]}:{write.key}" for write in writes]
         reply = yield from self._call("append", since, options, operands, names)
-        head, _ = wire.head_of(reply[0])
+        head, _ = self._head(reply[0])
         if reply[1] == 1:
             records: tuple[Record, ...] | None = wire.own_records(drafts, head.epoch, since[1])
         else:
@@ -96,7 +101,7 @@ class RedisLog:
     def read(self, since: tuple[str, int]) -> Plan[Tail]:
         """See `Log.read`."""
         reply = yield from self._call("read", since)
-        head, _ = wire.head_of(reply[0])
+        head, _ = self._head(reply[0])
         return Tail(head, wire.records_of(reply[1], since, head))
 
     def carry(self, epoch: str, position: int) -> Plan[None]:
@@ -120,7 +125,7 @@ class RedisLog:
         while True:
             options = b',"from":%d,"page":%d' % (int(float(begin)), size)
             reply = yield from self._call("snapshot", ("", 0), options)
-            head, floor = wire.head_of(reply[0])
+            head, floor = self._head(reply[0])
             if first is None:
                 first = head
             elif head.epoch != first.epoch:
@@ -177,7 +182,7 @@ class RedisLog:
         since = (beat.epoch, beat.applied)
         options = b',"lease":%d' % round(beat.lease * 1000)
         reply = yield from self._call("beat", since, options, [beat.member, beat.digest])
-        head, _ = wire.head_of(reply[0])
+        head, _ = self._head(reply[0])
         members = wire.members_of(reply[2], head, self._strangers_for)
         return Pulse(Tail(head, wire.records_of(reply[1], since, head)), members)
 
@@ -192,7 +197,7 @@ class RedisLog:
         known, one member more stands for those: lapsed, and of no epoch.
         """
         reply = yield from self._call("members")
-        head, _ = wire.head_of(reply[0])
+        head, _ = self._head(reply[0])
         return wire.members_of(reply[2], head, self._strangers_for)
 
     # -- value servers ------------------------------------------------------------------------
@@ -221,7 +226,7 @@ class RedisLog:
         In this epoch, such a server vouches for nothing older.
         """
         reply = yield from self._call("runs", operands=list(runs))
-        head, _ = wire.head_of(reply[0])
+        head, _ = self._head(reply[0])
         return head, dict(zip(runs, map(int, reply[1]), strict=True))
 
     # -- the bus, and the end ------------------------------------------------------------------
@@ -253,6 +258,17 @@ class RedisLog:
         """Do nothing: the connections belong to whoever made them."""
         return
         yield  # a plan
+
+    def _head(self, reply: Sequence[Any]) -> tuple[Head, int]:
+        head, floor = wire.head_of(reply)
+        self._seen = (head.time, time.monotonic())
+        return head, floor
+
+    def _gives_up(self) -> int:
+        """Return when, in ms by the server's clock and never too late, an append sent now is given up."""
+        assert self._seen is not None
+        answered, at = self._seen
+        return int((answered + time.monotonic() - at + self._connections.write_timeout) * 1000)
 
     def _call(
         self,

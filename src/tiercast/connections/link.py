@@ -19,7 +19,7 @@ LARGEST_PIECE: Final = 1 << 20
 class Link:
     """A connected socket and the replies that arrive on it. For one thread, or one loop, at a time."""
 
-    __slots__ = ("_timeout", "generation", "replies", "sock", "used")
+    __slots__ = ("__weakref__", "_timeout", "generation", "replies", "sock", "used")
 
     def __init__(self, sock: socket.socket, generation: int = 0) -> None:
         self.sock = sock

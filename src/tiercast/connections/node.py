@@ -60,6 +60,8 @@ class Node:
         self._waiting = 0
         self._free = threading.Condition(threading.Lock())
         self._lanes: dict[int, Lane] = {}
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        """Every link that is open, those that threads use now included: a forked child must let go of them all."""
 
     # -- threads -------------------------------------------------------------------------------
 
@@ -171,6 +173,7 @@ class Node:
                 self._master = target.hosts
         generation = self.generation
         link = Link(target.connect(connect_timeout, timeout), generation)
+        self._links.add(link)
         self.opened += 1
         return link
 
@@ -225,7 +228,7 @@ class Node:
 
     def after_fork(self) -> None:
         """Let go of the parent's connections without a word to the server: this is the child."""
-        links, lanes = self._idle, self._lanes
+        links, lanes = list(self._links), self._lanes
         self.generation += 1
         self.breaker.forget()
         self._begin()

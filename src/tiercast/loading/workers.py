@@ -115,6 +115,8 @@ class Workers:
         for pool in (self._behind, self._waited, self._loaders):
             pool.reset()
         self._lock = threading.Lock()
+        self._inherited = getattr(self, "_tasks", None)
+        """A fork's tasks of the parent: let go, they would complain that nobody runs them."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def submit(self, make: Callable[[], Plan[Any]], *, waited: bool = False) -> bool:
