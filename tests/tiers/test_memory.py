@@ -327,9 +327,9 @@ def test_size_of_large_values_is_estimated_in_bounded_work(make):
     true = sys.getsizeof(value) + sum(map(sys.getsizeof, parts))
     assert 0.67 < size_of(value) / true < 1.5
     nested = [[["x" * 100] * 100 for _ in range(100)] for _ in range(100)]
-    began = time.perf_counter()
+    began = time.thread_time()
     size_of(nested)
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
     assert MOST_OBJECTS <= 1000
 
 
