@@ -1,4 +1,4 @@
-"""Where the time of a hit goes: its parts, each in a function of its own, in turn with an empty function."""
+"""Where the time of a hit goes, in memory and below: its parts, each by itself, in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from statistics import median
 from sys import maxsize
 from typing import Any
 
+import orjson
+from below_rows import value_of
 from measure import Settings, calling, in_turn
+
+from tiercast import CacheConfig, CacheManager, LocalCacheConfig
+from tiercast.keys import storage_key
+from tiercast.tiers.entry import Address
+from tiercast.tiers.envelope import pack, unpack
 
 COUNT = 1000
 KEYS = [f"user:{number}" for number in range(COUNT)]
@@ -78,3 +85,40 @@ def hit_parts(settings: Settings) -> dict[str, float]:
     medians = {name: median(times) * 1e9 for name, times in taken.items()}
     empty = medians["an empty function"]
     return {name: value if name == "an empty function" else value - empty for name, value in medians.items()}
+
+
+def below_parts(settings: Settings) -> dict[str, float]:
+    """Microseconds of each part of a hit below memory that is our own code, for a value of 1 kB."""
+    directory = settings.directory / "anatomy"
+    manager = CacheManager(
+        CacheConfig(local=LocalCacheConfig(max_size=10), disk=LocalCacheConfig(type="file", directory=directory))
+    )
+    value = value_of(1000, 1)
+    for number in range(20):  # memory is full: whatever comes in puts something out
+        manager.set(f"user:{number}", value)
+    region = manager.current_region()
+    address = Address(region.name, "", "user:1")
+    begin = region.begin()
+    entry = region.entry(value, 300.0, (), begin, address)
+    envelope = region.envelope("disk", entry, begin, address)
+    data = pack(envelope)
+    ledger = region.ledger
+    addresses = [Address(region.name, "", f"user:{number}") for number in range(20)]
+    functions: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
+        "its name below (`storage_key`)": (lambda each: storage_key(*each), addresses),
+        "envelope read: header, checksum, names (`unpack`)": (unpack, [data]),
+        "value decoded, entry made (`Region.revive`)": (lambda _: region.revive("disk", envelope), [0]),
+        "  of that, orjson.loads": (orjson.loads, [envelope.payload]),
+        "judged by the ledger (`Region.judge`)": (lambda each: region.judge(each, envelope, ledger.applied), addresses),
+        "judged again, promoted, another evicted (`Region.insert`)": (
+            lambda each: region.insert(each, region.revive("disk", envelope), ledger.applied), addresses,
+        ),
+    }  # fmt: skip
+    taken = in_turn(
+        {name: calling(call, given, 200) for name, (call, given) in functions.items()}, settings.rounds(100)
+    )
+    manager.close()
+    found = {name: median(times) * 1e6 for name, times in taken.items()}
+    made = found["value decoded, entry made (`Region.revive`)"]
+    found["judged again, promoted, another evicted (`Region.insert`)"] -= made  # an entry of its own each time
+    return found

@@ -100,6 +100,12 @@ def remote_rows(settings: Settings) -> Iterator[Row]:
     def read_theirs(name: str) -> Any:
         return orjson.loads(client.get(name))  # type: ignore[arg-type]
 
+    connections = manager._runtime.connections
+    assert connections is not None
+
+    def read_link(name: str) -> Any:
+        return connections.commands(("GET", name)).run()[0]
+
     hundreds = [keys[:100], keys[100:]]
     hundreds_of_names = [names[:100], names[100:]]
 
@@ -112,6 +118,8 @@ def remote_rows(settings: Settings) -> Iterator[Row]:
         {
             "get": calling(manager.get, keys, 15),
             "redis get": calling(read_theirs, names, 15),
+            "link": calling(read_link, names, 15),
+            "bare": calling(client.get, names, 15),
             "multi_get": calling(manager.multi_get, hundreds, 1),
             "mget": calling(read_many, hundreds_of_names, 2),
         },
@@ -119,6 +127,10 @@ def remote_rows(settings: Settings) -> Iterator[Row]:
     )
     yield compare("6", "hit in Redis, sync, 1 kB JSON : redis-py get + orjson.loads", taken, "get", "redis get", 1.25,
                   known=1.7)  # fmt: skip
+    yield Row(
+        "6.link", "a bare GET on tiercast's own connections : redis-py get", quotient(taken, "link", "bare"),
+        measured=both(taken, "link", "bare"),
+    )  # fmt: skip
     yield compare("8", "`multi_get` of 100 keys of 1 kB from Redis : mget + orjson.loads", taken, "multi_get", "mget",
                   1.5, known=8.0)  # fmt: skip
     manager.close()

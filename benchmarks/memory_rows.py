@@ -1,20 +1,13 @@
-"""Rows 1-4, 10-12 and 16-19: what happens in memory."""
+"""Rows 1-4 and 16-18: hits in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import gc
-import resource
-import subprocess
-import sys
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import aiocache
@@ -38,7 +31,6 @@ from measure import (
     in_turn_async,
     quotient,
     shown,
-    undisturbed,
 )
 
 from tiercast import CacheConfig, CacheManager, LocalCacheConfig, ScopeConfig, ScopeLevel
@@ -252,136 +244,6 @@ async def _awaited(settings: Settings) -> list[Row]:
     return rows
 
 
-def per_entry(settings: Settings) -> Iterator[Row]:
-    """Row 10: bytes beyond key and value, by tracemalloc, over entries that keep nothing else alive."""
-    count = 20_000 if settings.quick else 100_000
-    keys = [f"user:{number}" for number in range(count)]
-    values = [object() for _ in range(count)]
-    manager = memory_manager(local=LocalCacheConfig(max_size=2 * count))
-    manager.set("first", 1)
-    region = manager.current_region()
-    peer = cachetools.TTLCache[str, Any](2 * count, TTL)
-
-    def fill_ours() -> None:
-        for start in range(0, count, 1000):
-            manager.multi_set(dict(zip(keys[start : start + 1000], values[start : start + 1000], strict=True)))
-
-    def fill_theirs() -> None:
-        for key, value in zip(keys, values, strict=True):
-            peer[key] = value
-
-    fill_ours()  # the log's ring of keys belongs to the log, not to the entry: it is full before we look
-    with manager._runtime.ledger.lock:
-        region.memory.clear()  # type: ignore[union-attr]
-    ours, theirs = _grown(fill_ours) / count, _grown(fill_theirs) / count
-    yield Row(
-        "10", "bytes for an entry in memory beyond key and value : cachetools.TTLCache", Spread.exactly(ours / theirs),
-        1.0, measured=f"{ours:.0f} : {theirs:.0f} bytes", gross=False,
-    )  # fmt: skip
-    manager.close()
-
-
-def _grown(fill: Callable[[], None]) -> int:
-    gc.collect()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    fill()
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
-    return grown
-
-
-def threads(settings: Settings) -> Iterator[Row]:
-    """Row 11: throughput of eight threads."""
-    manager = memory_manager()
-    cache, lock = ttl_cache()
-    for key in KEYS:
-        manager.set(key, key)
-        cache[key] = key
-    theirs = locked_get(cache, lock)
-    own, peer, alone = [], [], []
-    for _ in range(settings.rounds(15)):
-        alone.append(_throughput(manager.get, 1, 400_000))
-        own.append(_throughput(manager.get, 8, 50_000))
-        peer.append(_throughput(theirs, 8, 20_000))
-    yield Row(
-        "11", "8 threads, hits in memory, all together : cachetools.TTLCache under an RLock",
-        Spread.of([one / other for one, other in zip(own, peer, strict=True)]), 20.0, at_most=False,
-        measured=f"{median(own) / 1e6:.2f} : {median(peer) / 1e6:.2f} million a second", gross=False,
-    )  # fmt: skip
-    yield Row(
-        "11.alone", "8 threads : our own single thread",
-        Spread.of([one / other for one, other in zip(own, alone, strict=True)]), 0.85, at_most=False,
-        measured=f"{median(own) / 1e6:.2f} : {median(alone) / 1e6:.2f} million a second",
-    )  # fmt: skip
-    manager.close()
-
-
-def _throughput(get: Callable[[str], Any], count: int, calls: int) -> float:
-    ready = threading.Barrier(count + 1)
-
-    def work() -> None:
-        mine = (KEYS * (calls // COUNT + 1))[:calls]
-        ready.wait()
-        for key in mine:
-            get(key)
-
-    workers = [threading.Thread(target=work) for _ in range(count)]
-    for worker in workers:
-        worker.start()
-    ready.wait()
-    began = perf_counter()
-    for worker in workers:
-        worker.join()
-    return count * calls / (perf_counter() - began)
-
-
-def growth(settings: Settings) -> Iterator[Row]:
-    """Row 12: get and set, each as a quotient to a dict of the same size; the table says how it grows."""
-    sizes = [10**3, 10**4, 10**5] if settings.quick else [10**3, 10**4, 10**5, 10**6]
-    quotients: dict[str, list[float]] = {"get": [], "set": []}
-    for size in sizes:
-        manager = memory_manager(local=LocalCacheConfig(max_size=size + 10))
-        keys = [f"user:{number}" for number in range(size)]
-        plain = dict.fromkeys(keys, 0)
-        for start in range(0, size, 1000):
-            manager.multi_set(dict.fromkeys(keys[start : start + 1000], 0))
-        step = max(1, size // 5000)
-        some = keys[::step][:5000]
-
-        def dict_get(key: str, plain: dict[str, int] = plain) -> Any:
-            return plain.get(key)
-
-        def dict_set(key: str, plain: dict[str, int] = plain) -> None:
-            plain[key] = 1
-
-        def own_set(key: str, manager: CacheManager = manager) -> None:
-            manager.set(key, 1)
-
-        taken = in_turn(
-            {
-                "get": calling(manager.get, some),
-                "dict_get": calling(dict_get, some),
-                "set": calling(own_set, some, 100),
-                "dict_set": calling(dict_set, some),
-            },
-            settings.rounds(100),
-        )
-        quotients["get"].append(quotient(taken, "get", "dict_get").middle)
-        quotients["set"].append(quotient(taken, "set", "dict_set").middle)
-        manager.close()
-        del manager, plain, keys
-        gc.collect()
-    settings.figures["growth"] = {"sizes": sizes, **quotients}
-    for name, found in quotients.items():
-        listed = ", ".join(f"10^{len(str(size)) - 1}: {value:.1f}" for size, value in zip(sizes, found, strict=True))
-        yield Row(
-            f"12.{name}", f"growth: `{name}` against a dict of the same size, the largest quotient : that at 1,000",
-            Spread.exactly(max(found) / found[0]), 1.5, measured=listed, gross=False,
-        )  # fmt: skip
-
-
 def sampling(settings: Settings) -> Iterator[Row]:
     """Row 16: hits while one in a hundred is timed."""
     managers = {rate: CacheManager(CacheConfig(monitoring=MonitoringConfig(sample_rate=rate))) for rate in (0.0, 0.01)}
@@ -390,15 +252,15 @@ def sampling(settings: Settings) -> Iterator[Row]:
             cache.set(key, key)
     region = managers[0.01].current_region()
     arm = _arming()
-    plain = calling(managers[0.0].get, KEYS, 20_000)
-    timed = calling(managers[0.01].get, KEYS, 20_000)
+    plain = calling(managers[0.0].get, KEYS, 3000)
+    timed = calling(managers[0.01].get, KEYS, 3000)
 
     def sampled() -> float:
         if arm is not None:
-            arm(region, 200)  # as the housekeeper does: of the next hits as many are timed as the rate asks for
+            arm(region, 30)  # as the housekeeper does: of the next hits as many are timed as the rate asks for
         return timed()
 
-    taken = in_turn({"sampled": sampled, "plain": plain}, settings.rounds(100))
+    taken = in_turn({"sampled": sampled, "plain": plain}, settings.rounds(400))
     yield compare("16", "hits of which one in 100 is timed : none", taken, "sampled", "plain", 1.05)
     for cache in managers.values():
         cache.close()
@@ -429,50 +291,3 @@ def several(settings: Settings) -> Iterator[Row]:
         measured=f"{shown(median(taken['multi']) / count)} : {shown(median(taken['get']))} a key",
     )  # fmt: skip
     manager.close()
-
-
-def old_claims(_: Settings) -> Iterator[Row]:
-    """Row 19, in a process of its own so that its memory can be told."""
-    out = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True).stdout
-    rate, worst, megabytes = map(float, out.split())
-    yield Row(
-        "19.rate", "operations a second, nine gets to a set", Spread.exactly(rate), 10_000, at_most=False, unit=""
-    )
-    yield Row("19.hit", "99th percentile of a hit in memory, in ms", Spread.exactly(worst), 1.0, unit="ms")
-    yield Row("19.memory", "process with 50,000 items of 1 kB, in MB", Spread.exactly(megabytes), 500, unit="MB")
-
-
-def _resident() -> float:
-    """MB in memory now; `ru_maxrss` would be the parent's, where that was larger when it forked."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return pages * resource.getpagesize() / 2**20
-
-
-def _old_claims() -> None:
-    manager = memory_manager(local=LocalCacheConfig(max_size=50_000))
-    keys = [f"item:{number}" for number in range(50_000)]
-    for number, key in enumerate(keys):
-        manager.set(key, f"{number:01024d}")
-    megabytes = _resident()
-    times = []
-    with undisturbed():
-        began = perf_counter()
-        for number, key in enumerate(keys[:20_000]):
-            if number % 10:
-                manager.get(key)
-            else:
-                manager.set(key, key)
-        rate = 20_000 / (perf_counter() - began)
-        for key in keys[:20_000]:
-            began = perf_counter()
-            manager.get(key)
-            times.append(perf_counter() - began)
-    times.sort()
-    print(rate, times[len(times) * 99 // 100] * 1000, megabytes)
-
-
-if __name__ == "__main__":
-    _old_claims()

@@ -42,7 +42,7 @@ def _oltp(settings: Settings, keys: list[str]) -> Iterator[Row]:
     for size in sizes:
         best = max(OWN, key=lambda policy: found.get((policy, size), 0.0))
         yield Row(
-            f"14.{size}.best", f"hit ratio of our best policy ({best}) there; target: ARC's less one point",
+            f"14.{size}.best", f"hit ratio of our best policy ({best}) there; target: what ARC finds, less one point",
             Spread.exactly(found[best, size]), ARC_OLTP[size] - 1, at_most=False, unit="%",
         )  # fmt: skip
 

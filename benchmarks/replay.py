@@ -98,7 +98,7 @@ def replay_manager(
 
 def size_of(text: str, unique: int) -> int:
     """Read a size: a number of entries, or a part of the distinct keys such as 1%."""
-    return max(1, int(unique * float(text[:-1]) / 100)) if text.endswith("%") else int(text)
+    return max(1, round(unique * float(text[:-1]) / 100)) if text.endswith("%") else int(text)
 
 
 def main(given: list[str] | None = None) -> int:

@@ -89,7 +89,9 @@ def line(row: Row) -> str:
     return f"{verdict(row):7}{row.number:18}{figure(row):28}{target(row):11}{row.measured:30} {row.what}"
 
 
-def markdown(rows: Sequence[Row], parts: Mapping[str, float], where: Mapping[str, Any], command: str) -> str:
+def markdown(
+    rows: Sequence[Row], parts: Mapping[str, float], below: Mapping[str, float], where: Mapping[str, Any], command: str
+) -> str:
     """docs/benchmarks.md."""
     judged = [row for row in rows if row.target is not None]
     missed = [row for row in judged if not row.met]
@@ -133,6 +135,13 @@ def markdown(rows: Sequence[Row], parts: Mapping[str, float], where: Mapping[str
         "|---|---|",
         *(f"| {name} | {value:.0f} |" for name, value in parts.items()),
         f"| **together** | **{sum(parts.values()):.0f}** |",
+        "",
+        "## Where the time of a hit below goes",
+        "",
+        *_notes("below"),
+        "| part | µs |",
+        "|---|---|",
+        *(f"| {name.strip()} | {value:.2f} |" for name, value in below.items()),
         "",
         *_notes("after"),
         "## Where this was measured",

@@ -28,6 +28,7 @@ import memory_rows
 import policies_page
 import policy_rows
 import report
+import size_rows
 import start_rows
 from measure import Row, Settings
 
@@ -41,14 +42,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "remote": below_rows.remote_rows,
     "concurrent": below_rows.concurrent_rows,
     "set": below_rows.set_rows,
-    "entry": memory_rows.per_entry,
-    "threads": memory_rows.threads,
-    "growth": memory_rows.growth,
+    "entry": size_rows.per_entry,
+    "threads": size_rows.threads,
+    "growth": size_rows.growth,
     "imports": start_rows.imports,
     "ratios": policy_rows.ratios,
     "sampling": memory_rows.sampling,
     "several": memory_rows.several,
-    "old": memory_rows.old_claims,
+    "old": size_rows.old_claims,
     "propagation": coherence_rows.propagation,
     "sizes": coherence_rows.by_size,
     "disk-log": coherence_rows.disk_log,
@@ -99,15 +100,15 @@ def main(given: list[str] | None = None) -> int:
                 rows.append(row)
                 if not options.json:
                     print(report.line(row), flush=True)
-        parts = anatomy.hit_parts(settings)
+        parts, below = anatomy.hit_parts(settings), anatomy.below_parts(settings)
         where = report.machine(settings)
         if options.json:
-            found = {"rows": [row.as_dict() for row in rows], "parts": parts, "machine": where}
+            found = {"rows": [row.as_dict() for row in rows], "parts": parts, "below": below, "machine": where}
             print(json.dumps(found, indent=2))
         if not options.quick and not options.only:
             (options.output / "img").mkdir(parents=True, exist_ok=True)
             if options.page != "policies":
-                page = report.markdown(rows, parts, where, "make bench")
+                page = report.markdown(rows, parts, below, where, "make bench")
                 (options.output / "benchmarks.md").write_text(page, encoding="utf-8")
                 report.draw(settings, options.output / "img")
             if options.page != "benchmarks":

@@ -88,7 +88,7 @@ def test_the_page_says_which_rows_miss_their_target(load):
         measure.Row("2", "bad", measure.Spread(0.9, 0.8, 1.0), 0.5),
         measure.Row("2.peer", "peer", measure.Spread(3.0, 3.0, 3.0)),
     ]
-    page = report.markdown(rows, {"a part": 10.0, "another": 5.0}, {"python": "3"}, "make bench")
+    page = report.markdown(rows, {"a part": 10.0, "another": 5.0}, {"unpack": 2.0}, {"python": "3"}, "make bench")
     assert "Of 2 figures that have a target, 1 meet it and 1 miss it." in page
     assert re.search(r"\| 2 \| bad \|.*\*\*missed\*\*", page)
     assert re.search(r"\| 1 \| good \|.*\| met \|", page)

@@ -137,6 +137,9 @@ class SievePolicy:
             entry = entries[key]
             if not entry.visits:
                 del entries[key]
+                if not self._ahead:
+                    # The hand has passed the newest: it begins anew with the oldest, not with who comes next.
+                    self._ahead, self._behind = self._behind, self._ahead
                 return key, entry
             entry.visits = 0
             self._behind.append(key)
