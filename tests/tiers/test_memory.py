@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import threading
@@ -327,9 +328,10 @@ def test_size_of_large_values_is_estimated_in_bounded_work(make):
     true = sys.getsizeof(value) + sum(map(sys.getsizeof, parts))
     assert 0.67 < size_of(value) / true < 1.5
     nested = [[["x" * 100] * 100 for _ in range(100)] for _ in range(100)]
+    gc.collect()  # else the whole session's garbage is counted here
     began = time.thread_time()
     size_of(nested)
-    assert time.thread_time() - began < 0.1
+    assert time.thread_time() - began < 0.25
     assert MOST_OBJECTS <= 1000
 
 
