@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 PATIENCE = 20.0
 """Seconds after which a test gives up waiting."""
@@ -130,7 +130,7 @@ class Loop:
         self.thread.join(PATIENCE)
         self.loop.close()
 
-    def __enter__(self) -> Loop:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

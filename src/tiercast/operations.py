@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,9 @@ class Operations:
     ) -> Any:
         """Return the value of a key, or `default` where nothing is cached. None is a value like any other."""
         current, path = self._locate(region, scope, scope_params)
-        value = current.hit((path, key) if path else key)
-        if value is not MISS:
+        local_key: Hashable = (path, key) if path else key
+        value = current.hit(local_key)
+        if value is not MISS or (value := current.again(local_key, path, key)) is not MISS:
             return value
         return drive(self._get(current, path, key, default))
 
@@ -73,8 +74,9 @@ class Operations:
     ) -> Any:
         """As `get`."""
         current, path = self._locate(region, scope, scope_params)
-        value = current.hit((path, key) if path else key)
-        if value is not MISS:
+        local_key: Hashable = (path, key) if path else key
+        value = current.hit(local_key)
+        if value is not MISS or (value := current.again(local_key, path, key)) is not MISS:
             return value
         return await drive_async(self._get(current, path, key, default))
 
@@ -121,7 +123,10 @@ class Operations:
         current, path = self._locate(region, scope, scope_params)
         if is_async(loader):
             refuse_async(loader)
-        if not refresh and (value := current.hit((path, key) if path else key)) is not MISS:
+        local_key: Hashable = (path, key) if path else key
+        if not refresh and (value := current.hit(local_key)) is not MISS:
+            return value
+        if not refresh and (value := current.again(local_key, path, key)) is not MISS:
             return value
         want = Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh)
         return drive(self._get_or_set(current, path, key, want))
@@ -142,7 +147,10 @@ class Operations:
     ) -> Any:
         """As `get_or_set`; a sync loader runs in a worker thread with the context copied."""
         current, path = self._locate(region, scope, scope_params)
-        if not refresh and (value := current.hit((path, key) if path else key)) is not MISS:
+        local_key: Hashable = (path, key) if path else key
+        if not refresh and (value := current.hit(local_key)) is not MISS:
+            return value
+        if not refresh and (value := current.again(local_key, path, key)) is not MISS:
             return value
         want = Want(loader, ttl, tags_of(tags), as_type, lock(lock_ttl), refresh)
         return await drive_async(self._get_or_set(current, path, key, want))

@@ -21,7 +21,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from .coherence.causes import cause_of
-from .coherence.judging import Verdict
+from .coherence.judging import ALIVE, Verdict
 from .coherence.log import Write
 from .config import DEFAULT, Default
 from .invalidation.ttl import jittered
@@ -177,8 +177,8 @@ class Region:
         self.watch = watch or Watch(name)
         self.backoff: dict[Hashable, tuple[float, float]] = {}
         """Keys whose loads failed: until when the origin is left alone, and for how many seconds that was."""
-        self.noticed: dict[Hashable, tuple[Entry, float]] = {}
-        """Keys that another process refreshes first: the stale entry, and when it was first read here."""
+        self.noticed: dict[Hashable, tuple[tuple[int, float, float], float]] = {}
+        """Keys that another process refreshes first: which entry was stale, and when it was first read here."""
         self.rng = rng or random.Random()
         self.copies = settings.local is not None and settings.local.copy_on_read
         self.freezes = settings.local is not None and settings.local.freeze
@@ -189,7 +189,8 @@ class Region:
             self.hot = memory.entries
         self.told: list[bool] = []
         """Not empty while hits are sampled or heard: `touched` is told of each then."""
-        self.hit: Callable[[Hashable], Any] = make_hit(self, MISS)
+        self._hits_by_touch = make_hit(self, MISS), make_hit(self, MISS, told=True)
+        self.hit: Callable[[Hashable], Any] = self._hits_by_touch[0]
         """Answers the value of a key of memory; MISS where that takes a closer look."""
         self.hits = make_hits(self)
         """Answers the values of several keys of one scope, not counted, and which need a closer look."""
@@ -212,7 +213,7 @@ class Region:
     def touched(self, touched: Touched) -> None:
         self._touched = touched
         plain = touched == self.plain_touched
-        self.hit = make_hit(self, MISS, told=not plain)
+        self.hit = self._hits_by_touch[not plain]
         if plain:
             self.told.clear()
         else:
@@ -415,6 +416,28 @@ class Region:
                 entry.fresh_until = -math.inf
             entry.checked = checkpoint
             return True
+
+    def again(self, local_key: Hashable, path: str, key: str) -> Any:
+        """Serve, as a hit, an entry of memory that needs nothing but to be judged by newer stamps; MISS for the rest.
+
+        The first read after a tag, scope, pattern or region was invalidated: no plan, no I/O.
+        """
+        entry = self.hot.get(local_key)
+        if entry is None:
+            return MISS
+        ledger, view, now = self.ledger, self.view, self.monotonic()
+        if now >= entry.fresh_until or now >= ledger.proven_until or self.heads[0] != ledger.head_word:
+            return MISS
+        with ledger.lock:
+            checkpoint = view.checkpoint
+            if (
+                entry.epoch != ledger.epoch
+                or view.judge_stamps(path, key, entry.born, entry.tags, entry.checked, entry.local) is not ALIVE
+            ):
+                return MISS
+            entry.checked = checkpoint
+        self._touched(local_key, entry)
+        return entry.value
 
     def _forget(self, local_key: Hashable, entry: Entry) -> bool:
         memory = self.memory

@@ -18,7 +18,6 @@ from tiercast import (
     CacheManager,
     CoherenceConfig,
     DistributedCacheConfig,
-    LocalCacheConfig,
     ScopeConfig,
     ScopeLevel,
 )
@@ -401,64 +400,3 @@ def test_redis_py_malformed_messages_are_counted_and_logged_once(
             client.publish(bus_of(cache), "hello")
     wait_until(lambda: cache.coherence.status().counters["malformed"] == 20, 5, "twenty malformed messages")
     assert len([record for record in caplog.records if "malformed" in record.getMessage()]) == 1
-
-
-def test_two_fleets_on_one_redis_do_not_see_each_other(pair: Make, call: Sync) -> None:
-    """Neither values nor invalidations nor "everything" reach a fleet of another name."""
-    shop, blog = pair(name="shop", coherence=PROMPT), pair(name="blog", coherence=PROMPT)
-    for cache, value in ((shop, "goods"), (blog, "words")):
-        cache.coherence.start()
-        assert read(cache, call, lambda value=value: value) == value
-    position = blog.coherence.status().position
-    call(shop.clear)
-    call(shop.invalidate_keys, ["key"], **WHERE)
-    blog.coherence.settle()
-    assert call(blog.get, "key", **WHERE) == "words"
-    assert blog.coherence.status().position == position
-    assert call(shop.get, "key", **WHERE) is None
-    assert blog.coherence.status().members == (blog.coherence.status().member,)
-
-
-def test_names_that_begin_alike_are_two_fleets(own_redis: RedisServer) -> None:
-    """Nor does a fleet whose name another's begins with, or which would have to be escaped."""
-    names = ("a", "a:b", "a:*", "{a}", "a|b")
-    fleets = [
-        CacheManager(
-            CacheConfig(
-                name=name,
-                local=LocalCacheConfig(),
-                distributed=DistributedCacheConfig(connection_string=own_redis.url),
-            )
-        )
-        for name in names
-    ]
-    for cache in fleets:
-        cache.set("key", cache.config.name)
-    fleets[0].clear()
-    assert [cache.get("key") for cache in fleets] == [None, *names[1:]]
-    for cache in fleets:
-        cache.close()
-
-
-def test_no_fleet_clears_the_logs_away(own_redis: RedisServer) -> None:
-    """Housekeeping in Redis takes no log for entries of old, neither its own nor others', whatever the fleet is called."""
-    names = ("tiercast", "shop", "tiercast:{shop}")
-    fleets = [
-        CacheManager(
-            CacheConfig(name=name, distributed=DistributedCacheConfig(connection_string=own_redis.url), coherence=BRISK)
-        )
-        for name in names
-    ]
-    for cache in fleets:
-        cache.coherence.start()
-        cache.set("key", "value")
-    epochs = [cache.coherence.status().epoch for cache in fleets]
-    deadline = time.monotonic() + 4 * BRISK.heartbeat
-    while time.monotonic() < deadline:
-        for cache in fleets:
-            cache.coherence.settle()
-        assert [cache.coherence.status().epoch for cache in fleets] == epochs
-        time.sleep(0.05)
-    assert [cache.get("key") for cache in fleets] == ["value"] * 3
-    for cache in fleets:
-        cache.close()

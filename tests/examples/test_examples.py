@@ -24,6 +24,17 @@ SAYS = {
     "own_tier": "from the tier below: Astana\n",
     "own_codec": "from the disk: [['EDDF', '4000'], ['UACC', '3505']]\n",
     "own_policy": "still cached: ['a', 'c']\n",
+    "orm_events": (
+        "  asking the database for user 7\n"
+        "  asking the database for team 1\n"
+        "Ada ['Ada']\n"
+        "Ada ['Ada']\n"
+        "after a rollback: Ada ['Ada']\n"
+        "before the commit: Ada\n"
+        "  asking the database for user 7\n"
+        "  asking the database for team 1\n"
+        "after the commit: Ada Lovelace ['Ada Lovelace']\n"
+    ),
 }
 
 

@@ -21,7 +21,7 @@ from faults.worker import Settings, name_of, place_of
 from redis_process import wait_until
 from tiercast import CacheManager
 
-SECONDS = float(os.environ.get("FAULT_SECONDS", "7"))
+SECONDS = float(os.environ.get("FAULT_SECONDS", "5"))
 """How long each kind of fault is injected."""
 SEED = int(os.environ.get("FAULT_SEED", "20240"))
 MAX_STALENESS = 1.5

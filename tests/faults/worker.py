@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.board import AUDIT, END, KEYS, QUIET, RUN, VERSIONS, WORKERS, Board
+from faults.mutants import MUTANTS
 from tiercast import (
     BusUnavailable,
     CacheConfig,
@@ -35,7 +36,6 @@ from tiercast import (
     ScopeConfig,
     ScopeLevel,
 )
-from tiercast.coherence.ledger import Ledger
 
 REGIONS = ("default", "plain", "short")
 SCOPES = ScopeConfig([ScopeLevel("organization", "org_id", [ScopeLevel("user", "user_id")])])
@@ -413,42 +413,6 @@ class Worker:
 PUBLISHED = (
     "loads", "fills_refused", "hits", "gaps", "malformed", "epoch_changes", "drops", "beats_failed", "replayed",
 )  # fmt: skip
-
-
-def trust_for_ever(worker: Worker) -> None:
-    """Break G2: a proof never ends."""
-    worker.cache._runtime.coherence.span = 1e9
-
-
-def forget_to_remove(worker: Worker) -> None:
-    """Break G1 and G3: key records are counted and remove nothing from memory."""
-    worker.cache._runtime.coherence._remove = lambda removals: None
-
-
-def ignore_the_head(worker: Worker) -> None:
-    """Break the disk log's strictness: readers do not see that the mapped head moved."""
-
-    class Same(int):
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        def __ne__(self, other: object) -> bool:
-            return False
-
-        __hash__ = int.__hash__
-
-    class Blind(Ledger):
-        __slots__ = ()
-        head_word = property(lambda self: Same(), lambda self, word: None)  # type: ignore[assignment]
-
-    worker.cache._runtime.ledger.__class__ = Blind
-
-
-MUTANTS: dict[str, Callable[[Worker], None]] = {
-    "trust for ever": trust_for_ever,
-    "forget to remove": forget_to_remove,
-    "ignore the head": ignore_the_head,
-}
 
 
 def main() -> None:

@@ -104,6 +104,21 @@ class TestWaking:
         cache.get_or_set("k", lambda: 1)
         assert told == []
 
+    def test_by_nobody_where_the_fill_came_before_the_lease(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Between a leader's look and its lease another process may load and give the lease back: it looks again."""
+        one, two = make(), make()
+        store = two._runtime.leases
+        assert store is not None
+        take = store.take
+
+        def late(*args: Any) -> Any:
+            monkeypatch.setattr(store, "take", take)
+            one.get_or_set("k", lambda: "by the other")
+            return (yield from take(*args))
+
+        monkeypatch.setattr(store, "take", late)
+        assert two.get_or_set("k", lambda: "twice") == "by the other"
+
     def test_waiting_does_not_spin(self, make: Make, stack: str, request: pytest.FixtureRequest) -> None:
         """A second of waiting costs Redis a handful of questions, and the waiting thread a few milliseconds."""
         one, two, gate, crowd = make(), make(), Gate(), Crowd()

@@ -61,11 +61,8 @@ class Faults:
         if not rates:
             return [message]
         drawn = world.draw()
-        for name, rate in rates.items():
-            drawn -= rate
-            if drawn < 0:
-                break
-        else:
+        name = next((each for each in rates if (drawn := drawn - rates[each]) < 0), None)
+        if name is None:
             return [message]
         world.counts[f"message {name}"] += 1
         world.note(process, f"message {name}: {message.decode(errors='replace')[:90]}")

@@ -6,6 +6,7 @@ reads the head without I/O sees it moved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -144,7 +145,10 @@ class LogServer:
 
     # -- the operations -------------------------------------------------------------------------
 
-    def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write] = ()) -> Appended:
+    def append(
+        self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write] = (), until: float = math.inf
+    ) -> Appended:
+        """`until`: when the caller gives up; values that come later only bury."""
         if self.values is None:
             writes = ()
         state = self.enter(since, appending=True)
@@ -165,7 +169,7 @@ class LogServer:
             assert self.values is not None
             for write in writes:
                 name = f"{state.epoch if self.names_epoch else 'any'}:{write.key}"
-                envelope: Any = write.blob
+                envelope: Any = write.blob if self.time.now <= until else None
                 self.values.write(name, envelope, state.position, write.ttl / 1000, write.fence / 1000)
         if covered and state.carried == before and (writing or not writes):
             state.carried = state.position
@@ -174,7 +178,8 @@ class LogServer:
             self.publish(b"\n".join(lines))
         if state.position // 16 > before // 16:
             self.trim(state)
-        return Appended(state.position, self.tail(state, since), writing)
+        in_time = self.time.now <= until or all(write.blob is None for write in writes)
+        return Appended(state.position, self.tail(state, since), writing and in_time)
 
     def _stamp(self, state: LogState, draft: Draft) -> None:
         names = stamp_names(draft)

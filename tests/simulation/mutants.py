@@ -171,8 +171,8 @@ MUTANTS = (
         {**DISK, "key_ring": 1, **faults(crash=2.0, cut_bus=1.0)},
     ),
     Mutant(
-        "in a Cluster L3 vouches as far as was carried, not as far as was applied",
-        (Edit(finding, "vouched_by", "return carried", "return 1 << 60"),),
+        "in a Cluster L3 vouches for nothing",
+        (Edit(finding, "vouched_by", "return pair[1] if pair[0] == epoch else 0", "return 1 << 60"),),
         {**CLUSTER, "key_ring": 1, **faults(crash=3.0, cut=1.0)},
     ),
     Mutant(
@@ -311,7 +311,7 @@ MUTANTS = (
     Mutant(
         "the carrier buries",
         (Edit(Coherence, "carry", "if todo and not (yield from bury(todo)):", "if False:"),),
-        {**CLUSTER, "key_ring": 1, **faults(crash=3.0)},
+        {**REDIS, "key_ring": 1, "operations": {"load": 6.0, "look": 6.0, "foreign": 3.0}, **faults(crash=3.0)},
     ),
     Mutant(
         "a message after a gap is not passed over where the log is away",
@@ -326,7 +326,7 @@ MUTANTS = (
     Mutant(
         "an unproven spare is served only where grace is set",
         (Edit(stale, "servable", "if not spare.proven and not region.settings.grace:", "if False:"),),
-        {**REDIS, **faults(cut=3.0), "failing_loads": 0.3},
+        {**REDIS, **faults(cut=3.0), "failing_loads": 0.6, "operations": {"load": 8.0, "delete": 1.0, "tag": 1.0}},
     ),
     Mutant(
         "who cannot apply its own record yet marks it",
@@ -337,11 +337,6 @@ MUTANTS = (
         "who sees that it is behind serves nothing by the outage rule",
         (Edit(Coherence, "outlives_outage", "and not self.behind()", ""),),
         {**DISK, "log": "disk", "remote": False, "hosts": ("h1", "h1"), **faults(cut=1.0, server_stalls=3.0)},
-    ),
-    Mutant(
-        "a barrier knows whose members it was told of",
-        (Edit(Coherence, "_not_applied", "if waited < limit and (changed or epoch != delivery.epoch):", "if False:"),),
-        {**REDIS, **STORMY, **faults(cut=2.0, pause=2.0, flush=1.0, restart_empty=1.0), "barriers": 0.9},
     ),
     Mutant(
         "the log keeps what has not been carried",

@@ -140,7 +140,9 @@ class Process:
         self.woken = Signal()
         self.clock = ProcessClock(world, world.draw() * 1e4, world.draw() * settings.skew)
         self.log = SimLog(world.log, world.values if world.log.host_log else lambda: world.values.run)
-        self.remote = SimRemote(world.values, self.clock) if settings.remote else None
+        self.remote = (
+            SimRemote(world.values, self.clock, is_cluster=not self.log.atomic_writes) if settings.remote else None
+        )
         self.disk = SimDisk(host.disk, self.clock) if settings.disk else None
         durable = settings.durable_outbox
         self.outbox = OutboxHandle(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.oracle import Name, Value
 from simulation.steps import HUNG_UP, Poll, Step, Unreachable
+from tiercast.coherence.fills import announced
 from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.records import Draft, Kind, decode_message
 from tiercast.errors import BarrierTimeout, DeliveryError
@@ -110,7 +111,8 @@ def listener(process: Process) -> Program:
                     raise LogUnavailable("hung up")
                 if message is not None:
                     yield from coherence.hear(message)
-                    world.reached(process, decode_message(message))
+                    if announced(message) is None:
+                        world.reached(process, decode_message(message))
                 if world.now >= due:
                     due = world.now + heartbeat
                     yield from coherence.beat()

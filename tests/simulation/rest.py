@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -17,6 +18,8 @@ from simulation.world import World, plans_handed_out
 from tiercast.loading.loads import Load
 from tiercast.loading.reading import Want
 from tiercast.loading.signal import Wait
+from tiercast.loading.stale import HEAD_START
+from tiercast.loading.workers import Spawn
 from tiercast.plans import Pause
 from tiercast.region import MISS
 from tiercast.tiers.entry import Address
@@ -36,7 +39,10 @@ class Failed(AssertionError):
         self.story = story
 
     def __str__(self) -> str:
-        return f"{self.args[0]}\n{self.settings}\n{self.story}"
+        replay = f"PYTHONPATH=src:tests python -m simulation {self.settings.seed} 1 1000"
+        return (
+            f"{self.args[0]}\n{self.settings}\n{self.story}\nreplay a seed whose settings were all drawn with: {replay}"
+        )
 
 
 def simulate(seed: int, remember: int = 400, **fixed: Any) -> Counter[str]:
@@ -133,6 +139,10 @@ def drive(world: World, plan: Generator[Any, Any, Any]) -> Any:
                 request.loader.before = request.loader.after = 0.0
                 request.loader.proceed()
                 reply = request.loader.text
+            elif type(request) is Spawn:
+                request.flight.loop = None
+                contextvars.copy_context().run(drive, world, request.make())
+                reply = True
             else:
                 reply = request.run()
             request = plan.send(reply)
@@ -159,6 +169,7 @@ def judge(world: World) -> None:
         drive(world, newcomer.coherence.leave())
     world.pass_time(world.settings.lock_ttl + 0.1)  # leases of the dead
     for _ in range(2):
+        world.pass_time(HEAD_START[1] + 0.1)  # the owner of a key may refresh first what a soft record marked
         for process in world.processes:
             with process.runtime.ledger.lock:
                 process.region.memory.clear()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from simulation.oracle import EPOCH, Violation
-from simulation.steps import Killed, Poll, Step, Unreachable
+from simulation.steps import PATIENCE, Killed, Poll, Step, Unreachable
 from tiercast.loading.flights import AwaitFlight, Join
 from tiercast.loading.loads import Load
 from tiercast.loading.signal import Signal, Wait
@@ -158,8 +158,11 @@ class Scheduler:
         self.running = thread
         self.operation = thread.operation
         if thread.reply is None:
-            thread.reply = self._perform[type(thread.request)](thread, thread.request)
-            if thread.reply is None or (self.draw() < self.split and type(thread.request) is Step):
+            reply = self._perform[type(thread.request)](thread, thread.request)
+            if reply is None:
+                return True
+            thread.reply = reply
+            if self.draw() < self.split and type(thread.request) is Step:
                 return True
         self._resume(thread)
         return True
@@ -260,11 +263,17 @@ class Scheduler:
         self.note(thread, f"{step} — {fate}")
         if fate == "answer lost":
             step.effect()
-        elif fate == "late" and (thread.operation is None or not thread.operation.exclusive):
+        elif fate == "late":
             self.limbo.append((thread, thread.operation, step))
         thread.tries += 1
         if step.retry and thread.tries == 1:
             return None  # the client sends it again
+        if fate == "late":  # nothing says that it failed but that no answer comes
+            thread.reply = (True, Unreachable())
+            thread.ticket += 1
+            self._make_unready(thread)
+            self._wake_after(thread, PATIENCE)
+            return None
         return True, Unreachable()
 
     def arrive_late(self) -> None:
@@ -340,15 +349,23 @@ class Scheduler:
         self.note(thread, "cancelled")
         if thread.reply is None:
             self._leave(thread)
-            step = thread.request
-            if type(step) is Step and self.draw() < 0.5 and not (thread.operation and thread.operation.exclusive):
-                self.limbo.append((thread, thread.operation, step))
+            if type(thread.request) is Step:
+                self._may_arrive(thread, thread.request)
         thread.ticket += 1
         thread.reply = (True, asyncio.CancelledError())
         self._make_ready(thread)
 
+    def _may_arrive(self, thread: Thread, step: Step) -> None:
+        """Decide whether a request whose caller is gone is under way already and arrives."""
+        # But for a `set`: it says "true as of now", and whoever broke it off has to know that its outcome is open.
+        exclusive = thread.operation is not None and thread.operation.exclusive
+        if step.place != "origin" and not exclusive and self.draw() < 0.5:
+            self.limbo.append((thread, thread.operation, step))
+
     def kill(self, thread: Thread) -> None:
         """End a thread at once; whatever it would still do is not done."""
+        if type(thread.request) is Step and thread.reply is None and thread.ready:
+            self._may_arrive(thread, thread.request)
         self._make_unready(thread)
         thread.ticket += 1
         plan, thread.plan = thread.plan, None

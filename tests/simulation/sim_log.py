@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from simulation.log_server import LogServer
-from simulation.steps import Step, Unreachable
+from simulation.steps import PATIENCE, Step, Unreachable
 from tiercast.coherence.fills import announcement
 from tiercast.coherence.log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from tiercast.coherence.records import Draft
@@ -36,7 +37,8 @@ class SimLog:
 
     def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write] = ()) -> Plan[Appended]:
         kept = list(drafts)
-        return (yield from self._ask("append", lambda: self.server.append(kept, since, writes), kept))
+        until = self.server.time.now + PATIENCE if writes else math.inf
+        return (yield from self._ask("append", lambda: self.server.append(kept, since, writes, until), kept))
 
     def read(self, since: tuple[str, int]) -> Plan[Tail]:
         return self._ask("read", lambda: self.server.read(since), since)

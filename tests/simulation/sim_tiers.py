@@ -21,6 +21,11 @@ KeyRecord = tuple[str, str, str, int] | tuple[str, str, str, int, bool]
 class SimRemote:
     """L3 as one process reaches it; as `tiers/redis.py`, nothing raises for I/O.
 
+    Args:
+        server: the server, or all the value servers of a Cluster.
+        clock: the process's.
+        is_cluster: whether values lie elsewhere than the log.
+
     Attributes:
         names_epoch: off as a mutant: the epoch is no part of a key's name.
     """
@@ -28,9 +33,10 @@ class SimRemote:
     name = "remote"
     names_epoch = True
 
-    def __init__(self, server: ValueServer, clock: Clock) -> None:
+    def __init__(self, server: ValueServer, clock: Clock, *, is_cluster: bool = False) -> None:
         self.server = server
         self.clock = clock
+        self.is_cluster = is_cluster
 
     def key_of(self, address: Address, epoch: str) -> str:
         return f"{epoch if self.names_epoch else 'any'}:{storage_key(*address)}"
@@ -47,7 +53,7 @@ class SimRemote:
             envelopes = yield Step("remote", "get", get, addresses)
         except Unreachable:
             return Reading(failed=True)
-        reading = Reading()
+        reading = Reading(vouched=(epoch, 0) if self.is_cluster else None)
         now = self.clock.wall()
         for address, envelope in zip(addresses, envelopes, strict=True):
             if envelope is not None and now < envelope.keep_until:

@@ -19,6 +19,10 @@ class Time(Protocol):
     now: float
 
 
+PATIENCE = 1.0
+"""Seconds after which a client gives up on an answer (`write_timeout`)."""
+
+
 class Unreachable(Exception):
     """What a step raises whose request, or whose answer, was lost."""
 

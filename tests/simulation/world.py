@@ -53,6 +53,7 @@ def config_of(settings: Settings) -> CacheConfig:
         ),
         scopes=ScopeConfig([ScopeLevel("o", "o_id", [ScopeLevel("u", "u_id")])]),
         lock_ttl=settings.lock_ttl,
+        retry_backoff=(0.1, 1.0),
     )
 
 
@@ -198,12 +199,18 @@ class World(Scheduler):
     def barrier_returned(self, operation: Operation) -> None:
         """Note that a barrier returned: from now on every process counts as told that the fleet still counts with."""
         self.counts["barrier returned"] += 1
+        limit = self.settings.max_staleness
+        state = self.log.state
+        # What the log says of an earlier life: nothing where nobody told it of one, or where that is long ago.
+        recalls = state is None or (state.unknown is not None and self.now - state.unknown < limit)
         for process in self.processes:
             # Its lease was of two max_staleness, and one that has lapsed is waited for as long again.
-            if self.now - process.last_beat < 3 * self.settings.max_staleness:
+            long_away = self.now - process.last_beat >= 3 * limit
+            forgotten = state is not None and process.coherence.position()[0] != state.epoch and not recalls
+            if self.settings.every_barrier or not (long_away or forgotten):
                 process.known |= operation.numbers
             else:
-                self.counts["barrier left out a process long cut off"] += 1
+                self.counts[f"barrier left out a process {'long away' if long_away else 'of a forgotten life'}"] += 1
 
     # -- the application's lock ------------------------------------------------------------------
 

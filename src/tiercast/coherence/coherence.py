@@ -276,14 +276,17 @@ class Coherence:
         if epoch:  # a forked child goes on from where its parent stood, and keeps its memory
             yield from self._follow(pulse.tail)
         else:
-            yield from self._resync()
+            yield from self._resync(epoch)
         self.started = True
 
-    def _resync(self) -> Plan[None]:
-        """Begin anew from a snapshot: the epoch changed, or the log does not reach back."""
+    def _resync(self, before: str | None = None) -> Plan[None]:
+        """Begin anew from a snapshot: the epoch changed, or the log does not reach back.
+
+        `before`: the epoch when that was found out; None: the present one.
+        """
         asked = self.clock.monotonic()
         ledger = self.ledger
-        before = self.position()[0]
+        before = self.position()[0] if before is None else before
         snapshot = yield from self.log.snapshot()
         head = snapshot.head
         if before != head.epoch == self.position()[0]:

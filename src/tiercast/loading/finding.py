@@ -103,7 +103,7 @@ def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = T
     return found
 
 
-def _find_some(  # noqa: PLR0912  memory, then each tier in turn: one pass that reads best in one piece
+def _find_some(
     region: Region, addresses: Sequence[Address], found: dict[Address, Entry], *, proven: bool, promote: bool
 ) -> Plan[None]:
     missing: list[Address] = []
@@ -118,28 +118,33 @@ def _find_some(  # noqa: PLR0912  memory, then each tier in turn: one pass that 
         else:
             missing.append(address)
     for tier in region.below if proven else ():
-        if not missing:
-            break
-        with region.ledger.lock:
-            epoch, carried = region.ledger.epoch, region.coherence.carried
-        reading = yield from tier.get_many(missing, epoch)
-        vouched = vouched_by(reading.vouched, epoch, carried)
-        for number, (address, envelope) in enumerate(reading.found.items(), 1):
-            if number % BREATH == 0:
-                yield Pause(0.0)
-            entry = yield from judged(region, tier, address, envelope, vouched, None)
-            if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
-                continue
-            found[address] = entry
-            if promote:
-                region.found_below(tier, address)
-                if tier is region.remote and region.disk is not None:
-                    yield from put_disk(region, address, envelope, vouched)
-                if not envelope.flags & TYPED:
-                    region.insert(address, entry, vouched)
-        missing = [address for address in missing if address not in found]
+        if missing:
+            yield from _find_in(region, tier, missing, found, promote=promote)
+            missing = [address for address in missing if address not in found]
     for address in missing if promote else ():
         region.missed(address)
+
+
+def _find_in(
+    region: Region, tier: Tier, missing: Sequence[Address], found: dict[Address, Entry], *, promote: bool
+) -> Plan[None]:
+    with region.ledger.lock:
+        epoch, carried = region.ledger.epoch, region.coherence.carried
+    reading = yield from tier.get_many(missing, epoch)
+    vouched = vouched_by(reading.vouched, epoch, carried)
+    for number, (address, envelope) in enumerate(reading.found.items(), 1):
+        if number % BREATH == 0:
+            yield Pause(0.0)
+        entry = yield from judged(region, tier, address, envelope, vouched, None)
+        if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
+            continue
+        found[address] = entry
+        if promote:
+            region.found_below(tier, address)
+            if tier is region.remote and region.disk is not None:
+                yield from put_disk(region, address, envelope, vouched)
+            if not envelope.flags & TYPED:
+                region.insert(address, entry, vouched)
 
 
 def handed_out(region: Region, entry: Entry) -> Plan[Any]:

@@ -47,7 +47,7 @@ class Flight:
     Attributes:
         table: the manager's flights, of which it is one. key: what is loaded.
         loop: the event loop of the task that leads it; None where a thread does.
-        signal: fires with what came of it: `Landed`, `Failure` or ABANDONED.
+        signal: fires with what came of it: `Landed`, `Older`, `Failure` or ABANDONED.
         alone: whether only its leader knows it, because waiting would deadlock.
         awaits: the flights that its leader waits for.
         since: when its loader was called (seconds of the region's clock); None before that.
@@ -105,6 +105,13 @@ class Landed:
 
     entry: Any
     vouched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Older:
+    """What a flight found below instead of loading: all who waited begin anew with a spare."""
+
+    spare: Any
 
 
 class Failure:

@@ -34,7 +34,7 @@ from ..plans import Plan
 from ..region import MISS, Missing, State, Ttl, tags_of
 from .context import NOT_MODIFIED, LoadContext
 from .finding import Found, find, slide
-from .flights import ABANDONED, LOOK, AwaitFlight, Failure, Flight, Join, Landed, chain, leading
+from .flights import ABANDONED, LOOK, AwaitFlight, Failure, Flight, Join, Landed, Older, chain, leading
 from .loads import Load, is_async
 from .stale import Spare, back_off, backing_off, failed, may_refresh, servable, served, soft_limit
 from .storing import store
@@ -141,7 +141,7 @@ def fetch(errand: Errand) -> Plan[Entry]:
             # A thread that runs a loader cannot be cancelled: its flight goes on without the caller.
             unstoppable = flight.loop is not None and not is_async(want.loader)
             if not (unstoppable or soft is not None or hard is not None):
-                return (yield from lead(errand, flight))  # type: ignore[return-value]
+                return (yield from _led(errand, flight))
             plan = partial(lead, errand, flight, behind=True, detached=soft is not None)
             if not (yield Spawn(region.workers, plan, flight, waited=soft != 0.0)):
                 return (yield from _refused(errand, flight))
@@ -158,7 +158,18 @@ def fetch(errand: Errand) -> Plan[Entry]:
                 raise outcome.exception()
             if isinstance(outcome, Landed):
                 return outcome.entry  # type: ignore[no-any-return]
+            if isinstance(outcome, Older):
+                return (yield from fetch(replace(errand, spare=outcome.spare)))
         judges, given_up = False, flight if outcome is STUCK else None
+
+
+def _led(errand: Errand, flight: Flight) -> Plan[Entry]:
+    """Lead a flight here, and begin anew with what may be served meanwhile where it found such a thing below."""
+    found = yield from lead(errand, flight)
+    assert found is not None
+    if found.entry is None:
+        return (yield from fetch(replace(errand, spare=found.spare)))
+    return found.entry
 
 
 def _left_alone(errand: Errand, spare: Spare, soft: float | None) -> bool:
@@ -176,7 +187,7 @@ def _refused(errand: Errand, flight: Flight) -> Plan[Entry]:
         region.flights.land(flight, ABANDONED)
         return errand.spare.entry
     if hard is None:
-        return (yield from lead(errand, flight))  # type: ignore[return-value]
+        return (yield from _led(errand, flight))
     error = LoadTimeout(f"{flight.key!r} cannot be loaded within hard_timeout={hard} s: too many loads hang")
     region.flights.land(flight, Failure(error))
     raise error
@@ -225,7 +236,7 @@ def _counts(errand: Errand, outcome: Any) -> bool:
     return region.coherence.proven() or region.coherence.outlives_outage(entry)
 
 
-def lead(errand: Errand, flight: Flight, *, behind: bool = False, detached: bool = False) -> Plan[Entry | None]:
+def lead(errand: Errand, flight: Flight, *, behind: bool = False, detached: bool = False) -> Plan[Found | None]:
     """Lead a flight: whatever happens to the leader, it lands.
 
     `behind`: in the background, where who waits gets the error. `detached`: nobody waits
@@ -248,13 +259,15 @@ def lead(errand: Errand, flight: Flight, *, behind: bool = False, detached: bool
     finally:
         with contextlib.suppress(ValueError):  # closed from another context, which never had the token
             leading.reset(token)
-    assert found.entry is not None
-    flights.land(flight, Landed(found.entry, found.vouched))
-    return found.entry
+    flights.land(flight, Landed(found.entry, found.vouched) if found.entry is not None else Older(found.spare))
+    return found
 
 
 def produce(errand: Errand, flight: Flight) -> Plan[Found]:
-    """Find the entry below or load it, under the lease that one process of the fleet holds."""
+    """Find the entry below or load it, under the lease that one process of the fleet holds.
+
+    Answers without an entry where a spare was found that is served before the load ends.
+    """
     region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
     anew = want.force and not want.behind
     look = partial(
@@ -266,10 +279,14 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
         if found.entry is not None:
             return found
         if spare is None and found.spare is not None:
+            if servable(region, address, found.spare):
+                if backing_off(region, errand.local_key):
+                    return Found(found.spare.entry, found.spare.vouched)
+                if soft_limit(region, found.spare) is not None:
+                    return found  # whoever asked need not wait for the load
             errand = replace(errand, spare=found.spare)
-            if backing_off(region, errand.local_key) and servable(region, address, found.spare):
-                return Found(found.spare.entry, found.spare.vouched)
-    region.missed(address)
+    if not want.behind:
+        region.missed(address)
     lease = region.lease(address, want.lock_ttl, flight) if errand.proven and not flight.alone else None
     if lease is None:
         return (yield from _load(errand, flight))
@@ -278,6 +295,9 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
         if filled is not None:
             return filled
         return (yield from _load(errand, flight))
+    except GeneratorExit:  # thrown away where it stood: nothing can be asked for any more, and the lease ends by itself
+        flight.lease = ""
+        raise
     finally:
         yield from lease.release()
 

@@ -119,9 +119,10 @@ def may_refresh(region: Region, address: Address, local_key: Hashable, entry: En
     now = region.clock.monotonic()
     if not entry.stale and now < entry.expires:
         return region.overdue(entry, now)
+    which = (entry.born, entry.ttl, entry.cost)  # the same whenever it is read from below
     seen, since = region.noticed.get(local_key, (None, now))
-    if seen is not entry:
-        note(region.noticed, local_key, (entry, now))
+    if seen != which:
+        note(region.noticed, local_key, (which, now))
         return False
     shortest, longest = HEAD_START
     return now - since >= min(max(2 * entry.cost, shortest), longest)

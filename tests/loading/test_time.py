@@ -1,0 +1,152 @@
+"""Deadlines: early refresh, jitter, sliding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from at_rest import clock_cost, idle, never, settle
+from loaders import Crowd, Gate, eventually
+from stacks import Sync
+from tiercast import CacheManager
+from tiercast.testing import FakeClock
+
+Make = Callable[..., CacheManager]
+
+
+class TestEarlyRefresh:
+    def test_before_the_deadline_and_behind(self, make: Make, call: Sync, clock: FakeClock) -> None:
+        """Three load costs before its deadline at the latest a read refreshes; the reader does not wait."""
+        cache = make(ttl=100, early_refresh=1.0)
+        clock_cost(cache, clock, "k", 2)
+        left = cache.ttl("k")
+        assert left is not None
+        clock.advance(left - 6.1 - 28)
+        assert call(cache.get_or_set, "k", never) == "k", "the chance of a draw this early is one in a million"
+        clock.advance(28 + 0.2)
+        gate = Gate()
+        load = gate.load if call.kind == "sync" else gate.load_async
+        for _ in range(10):
+            assert call(cache.get_or_set, "k", load) == "k"
+        gate.open("new")
+        settle(cache, call)
+        assert gate.calls == 1
+        assert call(cache.get_or_set, "k", never) == "new"
+
+    def test_it_is_drawn(self, make: Make, clock: FakeClock) -> None:
+        """XFetch: five costs before the deadline a read refreshes with a probability of e^-5."""
+        cache = make(ttl=1000, early_refresh=1.0)
+        clock_cost(cache, clock, "k", 2)
+        region = cache._runtime.default
+        entry = region.memory.get("k")  # type: ignore[union-attr]
+        assert entry is not None
+        at = entry.expires - 10
+        drawn = sum(region._due(entry, at).name == "DUE" for _ in range(100_000))
+        assert 0.0067 * 100_000 * 0.8 < drawn < 0.0067 * 100_000 * 1.2
+
+    def test_off_by_default_and_for_what_costs_nothing(self, make: Make, clock: FakeClock) -> None:
+        """Without `early_refresh`, and for values that were set, nothing is loaded before its time."""
+        for cache in (make(ttl=10), make(ttl=10, early_refresh=1.0)):
+            cache.set("k", "v")
+            clock.advance(9.99)
+            assert cache.get_or_set("k", never) == "v"
+            clock.advance(1)
+
+    def test_a_failing_origin_is_left_alone(self, make: Make, clock: FakeClock) -> None:
+        """A refresh that fails is tried again with backoff, not with every read."""
+        cache = make(ttl=1000, early_refresh=1.0, retry_backoff=(1, 8))
+        clock_cost(cache, clock, "k", 20)
+        left = cache.ttl("k")
+        assert left is not None
+        clock.advance(left - 50)
+        tries = []
+
+        def fail() -> None:
+            tries.append(1)
+            raise LookupError("origin")
+
+        for _ in range(50):
+            assert cache.get_or_set("k", fail) == "k"
+            eventually(lambda: idle(cache))
+            clock.advance(0.1)
+        assert len(tries) == 3
+
+    @pytest.mark.parametrize("interval", [0.3, 0.9])
+    def test_nobody_waits_for_a_key_that_is_read_often(self, make: Make, clock: FakeClock, interval: float) -> None:
+        """A key that is read more often than it takes to load is always there."""
+        cache, cost = make(ttl=20, ttl_jitter=0.1, early_refresh=1.0), 1.0
+        ends: list[float] = []
+
+        def load() -> str:
+            ends.append(clock.monotonic() + cost)
+            eventually(lambda: clock.monotonic() >= ends[-1])
+            return "v"
+
+        crowd = Crowd()
+        crowd.call(cache.get_or_set, "k", load)
+        eventually(lambda: ends)
+        clock.advance(cost)
+        crowd.join()
+        for _ in range(round(100 / interval)):
+            reader, before = Crowd(), len(ends)
+            reader.call(cache.get_or_set, "k", load)
+            assert reader.join() == ["v"]  # who waited for a load would hang here: the clock stands still
+            eventually(lambda before=before: idle(cache) or len(ends) > before or ends[-1] > clock.monotonic())
+            clock.advance(interval)
+            eventually(lambda: idle(cache) or ends[-1] > clock.monotonic())
+        assert len(ends) >= 5
+
+
+class TestJitter:
+    def test_a_thousand_keys_do_not_expire_together(self, make: Make, clock: FakeClock) -> None:
+        """Stored at one moment, read by 8 threads through three TTLs: never twice the even rate, N/(2·jitter·TTL)."""
+        number, jitter, ttl = 1000, 0.1, 60.0
+        cache = make(ttl=ttl, ttl_jitter=jitter)
+        cache.multi_set({f"k{n}": n for n in range(number)})
+        seconds: dict[int, int] = {}
+
+        def load() -> int:
+            second = int(clock.monotonic())
+            seconds[second] = seconds.get(second, 0) + 1
+            return 1
+
+        def read(first: int) -> None:
+            for n in range(first, number, 8):
+                cache.get_or_set(f"k{n}", load)
+
+        began = int(clock.monotonic())
+        clock.advance(ttl * (1 - jitter) - 1)
+        for _ in range(int(3 * ttl)):
+            crowd = Crowd()
+            for first in range(8):
+                crowd.call(read, first)
+            crowd.join()
+            clock.advance(1)
+        assert min(seconds) >= began + ttl * (1 - jitter) - 1
+        assert sum(seconds.values()) > 2.5 * number
+        assert max(seconds.values()) <= 2 * number / (2 * jitter * ttl)
+
+    def test_the_deadline_is_drawn_once(self, make: Make, clock: FakeClock) -> None:
+        """Within the bounds, and not anew with each read."""
+        cache = make(ttl=100, ttl_jitter=0.1)
+        for n in range(50):
+            cache.set(f"k{n}", n)
+        drawn = [cache.ttl(f"k{n}") for n in range(50)]
+        assert all(left is not None and 90 <= left <= 110 for left in drawn)
+        assert len(set(drawn)) > 40
+        assert [cache.ttl(f"k{n}") for n in range(50)] == drawn
+
+
+class TestSliding:
+    def test_reads_renew(self, make: Make, call: Sync, clock: FakeClock) -> None:
+        """An entry that is read lives on, until `max_lifetime`; one that is not read does not."""
+        cache = make(ttl=10, sliding=True, max_lifetime=100)
+        call(cache.set, "read", 1)
+        call(cache.set, "unread", 1)
+        for _ in range(19):
+            clock.advance(5)
+            assert call(cache.get_or_set, "read", never) == 1
+        assert call(cache.get, "unread") is None
+        clock.advance(5.1)
+        assert call(cache.get, "read") is None
