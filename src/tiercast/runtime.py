@@ -21,6 +21,7 @@ from .coherence.coherence import Coherence, Removal
 from .coherence.judging import Verdict
 from .coherence.ledger import Ledger
 from .coherence.listener import Housekeeper, Listener
+from .coherence.log import LogUnavailable
 from .coherence.memory_log import MemoryLog
 from .coherence.outbox import outbox_at
 from .config import DEFAULT_REGION, load_object
@@ -131,7 +132,15 @@ class Runtime:
         from .tiers.redis import RedisTier
 
         limit = self.config.coherence.max_load_time
-        return RedisTier(self.connections, self.fleet, distributed, self.clock, max_load_time=limit)
+        return RedisTier(
+            self.connections, self.fleet, distributed, self.clock, max_load_time=limit, first_seen=self._first_seen
+        )
+
+    def _first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        try:
+            return (yield from self.log.first_seen(epoch, lives))
+        except LogUnavailable:
+            return None
 
     def _log(self) -> Log:
         settings = self.config.coherence

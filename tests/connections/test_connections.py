@@ -627,3 +627,20 @@ def test_server_info_names_one_life_of_one_server(connect, own_redis):
         len(first.run_id), first.run_id != second.run_id, first.role, first.eviction,
     )  # fmt: skip
     assert first.release >= (6, 2)
+
+
+def test_a_restarted_server_is_known_before_it_is_used(connect, own_redis):
+    """Each life of the server is noted with the first connection to it; a connection to the same life changes nothing."""
+    connections = connect(own_redis.url)
+    assert connections.lives == frozenset()
+    connections.execute([("PING",)])
+    before = connections.lives
+    info = drive(connections.server_info())
+    assert before == {f"{info.run_id}:{info.replication_id}"}
+    connections.suspect()
+    connections.execute([("PING",)])
+    assert connections.lives is before
+    own_redis.restart()
+    wait_until(lambda: connections.execute([("PING",)]) == [b"PONG"], 10, "an answer")
+    assert before < connections.lives
+    assert len(connections.lives) == 2

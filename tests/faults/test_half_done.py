@@ -11,6 +11,8 @@ import pytest
 from faults.puppet import Puppet
 from servers import RedisCluster, wait_until
 from tiercast import CacheConfig, CacheManager
+from tiercast.plans import drive
+from tiercast.tiers.entry import Address
 
 pytestmark = pytest.mark.fault
 
@@ -127,6 +129,51 @@ def test_a_master_that_restarts_brings_nothing_back(
         for cache in (first, second, make(url)):
             cache.coherence.settle()
             assert {cache.get(key) for key in keys} == {None}
+
+
+def test_who_starts_in_a_cluster_finds_what_was_there(
+    redis_cluster_url: str, make: Callable[[str], CacheManager]
+) -> None:
+    """Its ring reaches back to nothing, but each server's life is known since the epoch began."""
+    first = make(redis_cluster_url)
+    keys = [f"key-{number}" for number in range(30)]
+    first.multi_set(dict.fromkeys(keys, "value"))
+    first.get_or_set("loaded", lambda: "value")
+    first.invalidate_keys(keys[:3])
+    wait_until(lambda: carried(first), 10, "a fleet that has carried")
+    assert make(redis_cluster_url).multi_get([*keys, "loaded"]) == dict.fromkeys([*keys[3:], "loaded"], "value")
+
+
+def test_a_promoted_replica_brings_nothing_back(make: Callable[[str], CacheManager]) -> None:
+    """It was cut off when a value was buried, and becomes a master: who starts afterwards does not find that value there."""
+    with RedisCluster(replicas=1, options={"cluster-replica-validity-factor": "0"}) as cluster:
+        first = make(cluster.url)
+        log = cluster.master_of("tiercast:{half-done}:log")
+        remote: Any = first._runtime.remote
+        epoch = first.coherence.status().epoch or ""
+
+        def stored(key: str) -> str:
+            return remote.key_of(Address("default", "", key), epoch)
+
+        keys = [f"key-{number}" for number in range(60)]
+        keys = [key for key in keys if cluster.master_of(stored(key)) is not log]
+        master = cluster.master_of(stored(keys[0]))
+        keys = [key for key in keys if cluster.master_of(stored(key)) is master]
+        replica = cluster.replicas[cluster.masters.index(master)]
+        first.multi_set(dict.fromkeys(keys, "old"))
+        wait_until(lambda: replica.execute("DBSIZE") >= len(keys), 10, "a replica that has them")
+        replica.execute("CONFIG", "SET", "masteruser", "nobody", "masterauth", "nothing")
+        master.execute("CLIENT", "KILL", "TYPE", "replica")
+        first.invalidate_keys(keys[1:])
+        wait_until(lambda: carried(first), 10, "a fleet that has carried")
+        master.kill()
+        wait_until(lambda: replica.execute("INFO", "replication")["role"] == "master", 30, "a promoted replica")
+        addresses = [Address("default", "", key) for key in keys]
+        wait_until(
+            lambda: drive(remote.get_many(addresses, epoch)).found.keys() == set(addresses), 30, "the old values"
+        )
+        assert make(cluster.url).multi_get(keys) == {}
+        assert first.multi_get(keys[1:]) == {}
 
 
 def proven(cache: CacheManager) -> bool:

@@ -40,7 +40,7 @@ class LogState:
     stamps: dict[StampName, int] = field(default_factory=dict)
     members: dict[str, tuple[float, str, int, str]] = field(default_factory=dict)
     unknown: float | None = None
-    runs: dict[str, int] = field(default_factory=dict)
+    lives: dict[str, int] = field(default_factory=dict)
     parts: frozenset[str] = frozenset({"log", "stream", "stamps", "members"})
 
     def copied(self) -> LogState:
@@ -49,7 +49,7 @@ class LogState:
             records=list(self.records),
             stamps=dict(self.stamps),
             members=dict(self.members),
-            runs=dict(self.runs),
+            lives=dict(self.lives),
         )
 
 
@@ -246,10 +246,11 @@ class LogServer:
     def leave(self, member: str) -> None:
         self.enter().members.pop(member, None)
 
-    def first_seen(self, runs: Sequence[str]) -> tuple[Head, dict[str, int]]:
+    def first_seen(self, epoch: str, lives: Sequence[str]) -> int | None:
         state = self.enter()
-        seen = {run: state.runs.setdefault(run, state.position) for run in runs}
-        return self.head(state), seen
+        own = None if self.values is None else str(self.values.run)
+        seen = [state.lives.setdefault(life, state.position) for life in lives if life != own]
+        return max(seen, default=0) if state.epoch == epoch else None
 
     # -- what happens to servers ------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from tiercast.coherence import coherence, judging, ledger
 from tiercast.config import CoherenceConfig
 from tiercast.loading import finding, reading, stale, storing, writing
 from tiercast.region import Region
+from tiercast.tiers.lives import ServerLives
 
 Coherence = coherence.Coherence
 
@@ -171,8 +172,26 @@ MUTANTS = (
         {**DISK, "key_ring": 1, **faults(crash=2.0, cut_bus=1.0)},
     ),
     Mutant(
-        "in a Cluster L3 vouches for nothing",
-        (Edit(finding, "vouched_by", "return pair[1] if pair[0] == epoch else 0", "return 1 << 60"),),
+        "a server of L3 vouches only since the fleet first saw its present life",
+        (Edit(ServerLives, "since", "if first is None:", "if (first := first and 0) is None:"),),
+        {**CLUSTER, "key_ring": 1, **faults(crash=3.0, backup=3.0, values_fail_over=2.0)},
+    ),
+    Mutant(
+        "a server of L3 vouches for nothing where the log knows no such life in the reader's epoch",
+        (Edit(ServerLives, "since", "return math.inf", "return 0"),),
+        {
+            **REDIS,
+            "key_ring": 1,
+            "threads": 4,
+            "pace": 0.0005,
+            "operations": {"look": 10.0, "load": 10.0, "keys": 3.0, "foreign": 2.0},
+            **faults(backup=3.0, restart_older=2.0, crash=2.0),
+            "faults_every": 12,
+        },
+    ),
+    Mutant(
+        "L3 vouches as far as was carried, not as far as was applied",
+        (Edit(finding, "vouched_by", "return carried", "return 1 << 60"),),
         {**CLUSTER, "key_ring": 1, **faults(crash=3.0, cut=1.0)},
     ),
     Mutant(

@@ -11,11 +11,14 @@ from simulation.oracle import Reader
 from simulation.sim_log import SimLog
 from simulation.sim_tiers import DiskState, SimDisk, SimRemote
 from simulation.steps import HUNG_UP, ProcessClock, Step
+from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.outbox import MemoryOutbox, Queued
 from tiercast.coherence.records import Draft, Record
 from tiercast.loading.signal import Signal
 from tiercast.manager import CacheManager
+from tiercast.plans import Plan
 from tiercast.runtime import Runtime
+from tiercast.tiers.lives import ServerLives
 
 if TYPE_CHECKING:
     from simulation.scheduler import Thread
@@ -139,10 +142,8 @@ class Process:
         self.hung_up = False
         self.woken = Signal()
         self.clock = ProcessClock(world, world.draw() * 1e4, world.draw() * settings.skew)
-        self.log = SimLog(world.log, world.values if world.log.host_log else lambda: world.values.run)
-        self.remote = (
-            SimRemote(world.values, self.clock, is_cluster=not self.log.atomic_writes) if settings.remote else None
-        )
+        self.log = SimLog(world.log, world.values)
+        self.remote = SimRemote(world.values, self.clock, ServerLives(self._first_seen)) if settings.remote else None
         self.disk = SimDisk(host.disk, self.clock) if settings.disk else None
         durable = settings.durable_outbox
         self.outbox = OutboxHandle(
@@ -222,6 +223,12 @@ class Process:
     def reader(self) -> Reader:
         """Note what is known as a read begins."""
         return Reader(self.known, self.world.now, self.world.steps, str(self))
+
+    def _first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        try:
+            return (yield from self.log.first_seen(epoch, lives))
+        except LogUnavailable:
+            return None
 
     def check(self) -> None:
         """Audit the library's own invariants."""

@@ -35,8 +35,7 @@ class Settings:
     Attributes:
         hosts: for each process, the host it runs on. log: "redis", "cluster" or "disk".
         disk, remote: whether there is an L2 and an L3. durable_outbox: or one that dies with its process.
-        old_values: whether a server that comes back may bring values of L3 that have been overwritten or buried since
-            (see test_known_gaps.py).
+        old_values: whether a server that comes back may bring values of L3 that have been overwritten or buried since.
         every_barrier: whether barriers are held to count with processes that were away for three `max_staleness`, and
             with those of an earlier life of the log's server that it says nothing of.
         threads: of the application, per process.
@@ -106,7 +105,7 @@ def drawn(seed: int, **fixed: Any) -> Settings:
         log=log,
         disk=disk,
         remote=remote,
-        old_values=log == "cluster",
+        old_values=True,
         durable_outbox=draw() < 0.7,
         outbox=choice((3, 10_000, 10_000)),
         threads=choice((1, 2, 2, 3)),

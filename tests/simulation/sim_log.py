@@ -9,7 +9,7 @@ from typing import Any
 from simulation.log_server import LogServer
 from simulation.steps import PATIENCE, Step, Unreachable
 from tiercast.coherence.fills import announcement
-from tiercast.coherence.log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from tiercast.coherence.log import Appended, Beat, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from tiercast.coherence.records import Draft
 from tiercast.plans import Plan
 
@@ -19,14 +19,14 @@ class SimLog:
 
     Args:
         server: the server.
-        runs: answers which life each server of values is in (a Cluster's).
+        leases: keeps a disk log's leases.
     """
 
-    def __init__(self, server: LogServer, runs: Any = None) -> None:
+    def __init__(self, server: LogServer, leases: Any = None) -> None:
         self.server = server
         self.kind = "disk" if server.host_log else "redis"
         self.atomic_writes = server.values is not None
-        self._runs = runs
+        self._leases = leases
         self._constant = (0,)
         if server.host_log:
             self.announce = None  # type: ignore[assignment, method-assign]  a disk log has no bus
@@ -58,11 +58,8 @@ class SimLog:
     def carry(self, epoch: str, position: int) -> Plan[None]:
         return self._ask("carry", lambda: self.server.carry(epoch, position), (epoch, position))
 
-    def server_runs(self) -> Plan[dict[str, str]]:
-        return self._ask("server_runs", lambda: {"values": str(self._runs())})
-
-    def first_seen(self, runs: Sequence[str]) -> Plan[tuple[Head, dict[str, int]]]:
-        return self._ask("first_seen", lambda: self.server.first_seen(runs), runs)
+    def first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        return self._ask("first_seen", lambda: self.server.first_seen(epoch, lives), lives)
 
     def announce(self, name: str) -> Plan[None]:
         try:
@@ -73,10 +70,10 @@ class SimLog:
     # A disk log keeps the leases of its host.
 
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
-        return self._lease("take", lambda: self._runs.take(name, token, ttl), name)
+        return self._lease("take", lambda: self._leases.take(name, token, ttl), name)
 
     def give(self, name: str, token: str) -> Plan[None]:
-        return self._lease("give", lambda: self._runs.give(name, token), name)
+        return self._lease("give", lambda: self._leases.give(name, token), name)
 
     def _lease(self, name: str, effect: Any, about: object) -> Plan[Any]:
         try:

@@ -14,6 +14,7 @@ from tiercast.keys import storage_key
 from tiercast.plans import Plan
 from tiercast.tiers.base import Guard, Put, Reading
 from tiercast.tiers.entry import STALE, Address, Envelope
+from tiercast.tiers.lives import ServerLives
 
 KeyRecord = tuple[str, str, str, int] | tuple[str, str, str, int, bool]
 
@@ -24,7 +25,7 @@ class SimRemote:
     Args:
         server: the server, or all the value servers of a Cluster.
         clock: the process's.
-        is_cluster: whether values lie elsewhere than the log.
+        lives: since when the server vouches.
 
     Attributes:
         names_epoch: off as a mutant: the epoch is no part of a key's name.
@@ -33,10 +34,11 @@ class SimRemote:
     name = "remote"
     names_epoch = True
 
-    def __init__(self, server: ValueServer, clock: Clock, *, is_cluster: bool = False) -> None:
+    def __init__(self, server: ValueServer, clock: Clock, lives: ServerLives) -> None:
         self.server = server
         self.clock = clock
-        self.is_cluster = is_cluster
+        self.lives = lives
+        self._met: frozenset[str] = frozenset()
 
     def key_of(self, address: Address, epoch: str) -> str:
         return f"{epoch if self.names_epoch else 'any'}:{storage_key(*address)}"
@@ -45,15 +47,15 @@ class SimRemote:
         if not addresses:
             return Reading()
 
-        def get() -> list[Envelope | None]:
+        def get() -> tuple[list[Envelope | None], frozenset[str]]:
             rows = (self.server.standing(self.key_of(address, epoch)) for address in addresses)
-            return [row and row.envelope for row in rows]
+            return [row and row.envelope for row in rows], frozenset({str(self.server.run)})
 
         try:
-            envelopes = yield Step("remote", "get", get, addresses)
+            envelopes, lives = yield Step("remote", "get", get, addresses)
         except Unreachable:
             return Reading(failed=True)
-        reading = Reading(vouched=(epoch, 0) if self.is_cluster else None)
+        reading = Reading()
         now = self.clock.wall()
         for address, envelope in zip(addresses, envelopes, strict=True):
             if envelope is not None and now < envelope.keep_until:
@@ -61,6 +63,12 @@ class SimRemote:
                     reading.found[address] = envelope
                 else:
                     reading.corrupt += 1
+        if reading.found:
+            if not lives <= self._met:
+                self._met |= lives
+            since = yield from self.lives.since(epoch, self._met)
+            if any(envelope.born < since for envelope in reading.found.values()):
+                reading.vouched = (epoch, 0)
         return reading
 
     def _ttl(self, keep_until: float) -> float:

@@ -10,9 +10,10 @@ from simulation.log_server import LogServer
 from simulation.sim_log import SimLog
 from simulation.sim_tiers import DiskState, SimDisk, SimRemote
 from simulation.value_server import ValueServer
-from tiercast.plans import drive
+from tiercast.plans import done, drive
 from tiercast.testing import FakeClock, TierContract
 from tiercast.testing.log_contract import LogContract
+from tiercast.tiers.lives import ServerLives
 
 
 class WallTime:
@@ -63,7 +64,7 @@ class TestSimulatedLogOfAHost(LogContract):
 
 class TestSimulatedRemoteTier(TierContract):
     def make_tier(self, tmp_path, clock):
-        return SimRemote(ValueServer(FakeTime(clock), 600.0), clock)
+        return SimRemote(ValueServer(FakeTime(clock), 600.0), clock, ServerLives(lambda epoch, lives: done(0)))
 
 
 class TestSimulatedDiskTier(TierContract):

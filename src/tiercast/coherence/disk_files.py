@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 POSITION_BITS = 40
 MAX_POSITION = (1 << POSITION_BITS) - 1
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT, boot TEXT, carried INTEGER, floor INTEGER, folded INTEGER);
 CREATE TABLE records (position INTEGER PRIMARY KEY, body BLOB);
@@ -48,6 +48,7 @@ CREATE TABLE stamps (
 ) WITHOUT ROWID;
 CREATE TABLE members (name TEXT PRIMARY KEY, epoch TEXT, applied INTEGER, began REAL, ends REAL, digest TEXT);
 CREATE TABLE leases (name BLOB PRIMARY KEY, token TEXT, began REAL, ends REAL);
+CREATE TABLE lives (life TEXT PRIMARY KEY, position INTEGER);
 """
 """Times are seconds of the boot clock. What began in the future was written before the machine restarted."""
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

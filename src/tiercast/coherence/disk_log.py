@@ -202,6 +202,19 @@ class DiskLog:
         statement = "UPDATE head SET carried = max(carried, ?) WHERE epoch = ?"
         yield from self._transaction(lambda database: database.execute(statement, (position, epoch)))
 
+    def first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        """See `Log.first_seen`."""
+
+        def work(database: sqlite3.Connection) -> int | None:
+            state = self._settled(database, None)
+            database.executemany(
+                "INSERT OR IGNORE INTO lives VALUES (?, ?)", [(life, state.position) for life in lives]
+            )
+            seen = dict(database.execute("SELECT life, position FROM lives"))
+            return max((seen[life] for life in lives), default=0) if state.epoch == epoch else None
+
+        return (yield from self._transaction(work))
+
     def forget_stamps(self, epoch: str, before: int) -> Plan[int]:
         """Forget the stamps set before a position, on proof that nothing older is left; returns how many."""
 
@@ -284,6 +297,7 @@ class DiskLog:
             state = _State(secrets.token_hex(8), 0, 0, 0, 0)
             database.execute("DELETE FROM records")
             database.execute("DELETE FROM stamps")
+            database.execute("DELETE FROM lives")
             database.execute("REPLACE INTO head VALUES (1, ?, ?, 0, 0, 0)", (state.epoch, self.files.boot))
         else:
             # What stands in the table when a transaction begins was committed for certain.

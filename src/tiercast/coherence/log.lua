@@ -186,14 +186,18 @@ if OPERATION == 'leave' then
   return call('HDEL', MEMBERS, ARGV[4])
 end
 
--- Operands: the run ids of value servers. Answers the position at which the fleet first saw each in this epoch.
-if OPERATION == 'runs' then
-  local seen = {}
+-- Operands: lives of value servers, "run_id:master_replid". Answers the position at which the fleet first saw the newest
+-- of them in this epoch.
+if OPERATION == 'lives' then
+  local since = 0
   for index = 4, #ARGV do
-    call('HSETNX', LOG, 'run ' .. ARGV[index], format('%.0f', POSITION))
-    seen[#seen + 1] = call('HGET', LOG, 'run ' .. ARGV[index])
+    -- The epoch is bound to this server's own life, and is trusted to outlive it where failovers are.
+    if not TRUST and ARGV[index] ~= run .. ':' .. replid then
+      call('HSETNX', LOG, 'life ' .. ARGV[index], format('%.0f', POSITION))
+      since = math.max(since, tonumber(call('HGET', LOG, 'life ' .. ARGV[index])) or POSITION)
+    end
   end
-  return {head(), seen}
+  return {head(), since}
 end
 
 -- ---------------------------------------------------------------- append

@@ -172,4 +172,12 @@ class Log(Protocol):
         """Publish that all key records up to `position` have been carried to L3; it never goes back."""
         ...
 
+    def first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        """Answer since when the servers of L3 vouch for what they hold.
+
+        That is the position at which the fleet first saw the newest of their lives, which is now for one never seen
+        before: what was carried earlier may have been lost with the life before. None: the log is in another epoch.
+        """
+        ...
+
     def close(self) -> Plan[None]: ...

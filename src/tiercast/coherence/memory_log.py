@@ -72,6 +72,7 @@ class MemoryLog:
         self._records: deque[Record] = deque(maxlen=self.retention)
         self._stamps: OrderedDict[StampName, int] = OrderedDict()
         self._floor = 0
+        self._seen: dict[str, int] = {}
 
     def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write] = ()) -> Plan[Appended]:
         """Append records; see `Log.append`. Writes are not done here."""
@@ -135,6 +136,12 @@ class MemoryLog:
     def carry(self, epoch: str, position: int) -> Plan[None]:
         """Do nothing: there is no L3 that outlives this log, so everything counts as carried."""
         return done(None)
+
+    def first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        """See `Log.first_seen`."""
+        with self._lock:
+            since = max((self._seen.setdefault(life, self._position) for life in lives), default=0)
+            return done(since if epoch == self._epoch else None)
 
     def forget_stamps(self, epoch: str, before: int) -> Plan[int]:
         """Forget the stamps set before a position, on proof that nothing older is left; returns how many."""

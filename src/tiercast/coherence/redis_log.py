@@ -108,6 +108,12 @@ class RedisLog:
         """See `Log.carry`."""
         yield from self._call("carry", (epoch, 0), operands=[position])
 
+    def first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
+        """See `Log.first_seen`."""
+        reply = yield from self._call("lives", (epoch, 0), operands=list(lives))
+        head, _ = self._head(reply[0])
+        return int(reply[1]) if head.epoch == epoch else None
+
     # -- stamps -------------------------------------------------------------------------------
 
     def snapshot(self) -> Plan[Snapshot]:
@@ -199,35 +205,6 @@ class RedisLog:
         reply = yield from self._call("members")
         head, _ = self._head(reply[0])
         return wire.members_of(reply[2], head, self._strangers_for)
-
-    # -- value servers ------------------------------------------------------------------------
-
-    def server_runs(self) -> Plan[dict[str, str]]:
-        """Answer, for each server that holds values, by its name, which of its lives it is in.
-
-        Raises:
-            LogUnavailable: one of them does not answer.
-        """
-        connections = self._connections
-        runs = {}
-        try:
-            for index in range((yield from connections.master_count())):
-                info = yield from connections.server_info(index)
-                cluster = connections.cluster
-                name = cluster.masters()[index].target.name if cluster is not None else connections.name
-                runs[name] = f"{info.run_id}:{info.replication_id}"
-        except (Unavailable, IndexError) as exc:
-            raise LogUnavailable(str(exc)) from exc
-        return runs
-
-    def first_seen(self, runs: Sequence[str]) -> Plan[tuple[Head, dict[str, int]]]:
-        """Answer at which position the fleet first saw each life of a value server, which is now if never before.
-
-        In this epoch, such a server vouches for nothing older.
-        """
-        reply = yield from self._call("runs", operands=list(runs))
-        head, _ = self._head(reply[0])
-        return head, dict(zip(runs, map(int, reply[1]), strict=True))
 
     # -- the bus, and the end ------------------------------------------------------------------
 

@@ -54,6 +54,9 @@ class Ask:
 class Cluster:
     """The nodes of a Cluster and the map of its slots. Thread-safe.
 
+    A connection stands for one life of its server as a master. So where a node became one, or ceased to be one, it is
+    talked to on new connections.
+
     Args:
         target: some nodes to begin with.
         make: makes the Node for the target of a single server.
@@ -141,6 +144,9 @@ class Cluster:
                 # An empty host means "the one you asked".
                 other = self.node_at(host.strip("[]") or node.target.hosts[0][0], int(port))
                 if code == "MOVED":
+                    if other not in self.masters():
+                        other.suspect()
+                    node.suspect()
                     self._slots[int(slot)] = other
                     self._stale = True
                 pending.append((index, other, code == "ASK"))
@@ -185,7 +191,9 @@ class Cluster:
         for first, last, (host, port, *_), *_ in ranges:
             node = self.node_at((host or b"").decode() or asked.target.hosts[0][0], port)
             slots[first : last + 1] = [node] * (last - first + 1)
-        self._slots = slots
+        before, self._slots = self.masters(), slots
+        for node in set(before) ^ set(self.masters()):
+            node.suspect()
         self._stale = False
 
     def close(self) -> None:

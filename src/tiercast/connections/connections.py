@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,8 @@ class RedisConnections:
             self.target = from_url(settings.connection_string)
         else:
             self.target = from_url("redis://localhost:6379/0")
+        self.lives: frozenset[str] = frozenset()
+        """Every life of a server that a connection led to: who compares it after a reply sees that the server was restarted."""
         self.single: Node | LocalNode | None = None
         self.cluster: Cluster | None = None
         if self.target.kind == "cluster":
@@ -159,8 +162,14 @@ class RedisConnections:
             settings.max_connections,
             float(settings.connect_timeout),
             self._make_breaker(target),
+            met=self._met,
             fuse=self.target.kind != "cluster",
         )
+
+    def _met(self, life: str) -> None:
+        with _meeting:
+            if life not in self.lives:
+                self.lives |= {life}
 
     @property
     def is_cluster(self) -> bool:
@@ -292,10 +301,13 @@ class RedisConnections:
             node.after_fork()
 
 
+_meeting = threading.Lock()
 _every: weakref.WeakSet[RedisConnections] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    global _meeting  # noqa: PLW0603  the parent's may be held for ever
+    _meeting = threading.Lock()
     for connections in list(_every):
         connections._after_fork()
 

@@ -13,7 +13,7 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from .base import Command, Unavailable
@@ -21,10 +21,12 @@ from .breaker import Breaker
 from .lane import Lane
 from .link import Link
 from .resp import encode, spread
+from .server import ServerInfo
 from .target import Target
 
 UNSURE_AFTER: Final = 1.0
 """Seconds idle after which a link is looked at before it is used (half a microsecond when it is not)."""
+WHO: Final = encode((("INFO", "server"), ("INFO", "replication")), fuse=False)[0]
 
 
 class _Busy(Unavailable):
@@ -39,13 +41,25 @@ class Node:
         limit: links at most for threads, and again for each event loop.
         connect_timeout: seconds to open a connection, where nobody waits for it with less.
         breaker: what refuses calls while the server does not answer.
+        met: called with the life of the server, "run_id:master_replid", that each new connection leads to, before it
+            is used.
         fuse: send runs of GET as MGET.
     """
 
-    def __init__(self, target: Target, limit: int, connect_timeout: float, breaker: Breaker, *, fuse: bool) -> None:
+    def __init__(
+        self,
+        target: Target,
+        limit: int,
+        connect_timeout: float,
+        breaker: Breaker,
+        *,
+        met: Callable[[str], None],
+        fuse: bool,
+    ) -> None:
         self.target = target
         self.breaker = breaker
         self.fuse = fuse
+        self._met = met
         self.connect_timeout = connect_timeout
         self.generation = 0
         self.opened = 0
@@ -175,6 +189,8 @@ class Node:
         link = Link(target.connect(connect_timeout, timeout), generation)
         self._links.add(link)
         self.opened += 1
+        info = ServerInfo.read(*link.exchange(WHO, 2, time.monotonic() + timeout))
+        self._met(f"{info.run_id}:{info.replication_id}")
         return link
 
     def suspect(self) -> None:

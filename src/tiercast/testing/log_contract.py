@@ -252,6 +252,19 @@ class LogContract:
         expect(carried, sorted(carried), "carried never goes back")
         expect(max(carried) <= 3, True, "carried is not ahead of the head")
 
+    def test_a_life_of_a_server_keeps_the_position_at_which_it_was_first_seen(
+        self, log: Log, make_log: MakeLog, run: Run[Any]
+    ) -> None:
+        """Whoever asks, and however often; of several lives the newest counts; another epoch knows of none."""
+        epoch = run(log.append([key("a")], ANYTHING_ELSE)).tail.head.epoch
+        seen = [run(log.first_seen(epoch, ["one"]))]
+        run(log.append([key("b"), key("c")], (epoch, 1)))
+        other = make_log()
+        seen += [run(other.first_seen(epoch, lives)) for lives in (["one"], ["one", "two"], ["two"], ["one"])]
+        expect(seen, [1, 1, 3, 3, 1], "positions")
+        expect(run(log.first_seen("no such epoch", ["one"])), None, "in another epoch")
+        run(other.close())
+
     def test_appends_from_many_threads_are_dense_and_none_is_lost(
         self, make_log: MakeLog, log: Log, run: Run[Any]
     ) -> None:

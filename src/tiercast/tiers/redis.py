@@ -24,9 +24,11 @@ from . import redis_scripts as scripts
 from .base import Guard, Put, Reading
 from .entry import TOMBSTONE, Address, Envelope
 from .envelope import FRESH_AT, HEADER_SIZE, KEEP_AT, MAGIC, EnvelopeError, pack, tombstone, unpack
+from .lives import ServerLives
 
 if TYPE_CHECKING:
     from ..config.settings import DistributedCacheConfig
+    from .lives import FirstSeen
 
 logger = logging.getLogger("tiercast.tiers")
 
@@ -49,6 +51,7 @@ class RedisTier:
         settings: `ttl` caps how long an entry is kept, `max_value_bytes` how long it may be.
         clock: for the deadlines written into the envelopes.
         max_load_time: seconds after which a load is refused, where a guard says when it began.
+        first_seen: asks the log since when the server's lives are known; None: they vouch for all that was carried.
     """
 
     name = "remote"
@@ -61,6 +64,7 @@ class RedisTier:
         clock: Clock | None = None,
         *,
         max_load_time: float = 600.0,
+        first_seen: FirstSeen | None = None,
     ) -> None:
         self.connections = connections
         self._fleet = fleet
@@ -68,6 +72,7 @@ class RedisTier:
         self._largest = settings.max_value_bytes
         self._clock = clock or SystemClock()
         self._max_load_ms = round(max_load_time * 1000)
+        self._lives = None if first_seen is None else ServerLives(first_seen)
         self.failures = Counter()
         """Operations that Redis did not answer or refused."""
         self.corrupt = Counter()
@@ -89,8 +94,7 @@ class RedisTier:
 
     def get_many(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
         """See `Tier`; one round trip, in a Cluster one to each node at once for tasks."""
-        # A Cluster's value server may have come back from an older dump without anybody's knowing: it vouches for nothing.
-        reading = Reading(vouched=(epoch, 0) if self.connections.is_cluster else None)
+        reading = Reading()
         if not addresses:
             return reading
         prefix = f"{self._fleet}:{epoch}:"
@@ -116,7 +120,21 @@ class RedisTier:
                 envelope = self._open(blob, address, epoch, now, reading)
             if envelope is not None:
                 found[address] = envelope
+        if found and self._lives is not None:
+            since = yield from self._vouching(self._lives, epoch)
+            if since and any(envelope.born < since for envelope in found.values()):
+                reading.vouched = (epoch, 0)
         return reading
+
+    def _vouching(self, lives: ServerLives, epoch: str) -> Plan[float]:
+        """Answer the position since which the servers vouch; all of them are met as soon as one is needed in an epoch."""
+        if not lives.met(epoch):
+            try:
+                for index in range((yield from self.connections.master_count())):
+                    yield self.connections.commands(("PING",), node=index)
+            except Unavailable:
+                self.failures.add()
+        return (yield from lives.since(epoch, self.connections.lives)) if self.connections.lives else 0
 
     def _now_hex(self) -> bytes:
         return b"%016x" % int(self._clock.wall() * 1000)
@@ -162,6 +180,8 @@ class RedisTier:
         if self._largest is not None and len(envelope.payload) > self._largest:
             self.oversized.add()
             return Put.FAILED
+        if self._lives is not None and not self._lives.met(envelope.epoch):
+            yield from self._vouching(self._lives, envelope.epoch)
         begun = -1 if guard.begun is None else int(guard.begun * 1000)
         reply = yield from self._call(
             scripts.PUT.call(
