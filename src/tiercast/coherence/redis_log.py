@@ -61,7 +61,8 @@ class RedisLog:
         self._connections = connections
         self._clock = clock
         self._values = fleet if values is None else values
-        limits = wire.Limits(settings.failover, settings.retention, settings.key_ring, settings.stamps)
+        failover = "trust" if connections.is_local else settings.failover
+        limits = wire.Limits(failover, settings.retention, settings.key_ring, settings.stamps)
         self._options = wire.standing_options(limits)
         self._strangers_for = settings.max_staleness
         self._patience = settings.canary_timeout

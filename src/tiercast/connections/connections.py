@@ -177,6 +177,11 @@ class RedisConnections:
         return self.cluster is not None
 
     @property
+    def is_local(self) -> bool:
+        """Whether the server is an object of this process (fakeredis): it has one life, and no INFO to tell of it."""
+        return self.target.kind == "client"
+
+    @property
     def name(self) -> str:
         """What messages call the server; holds no password."""
         return self.target.name
