@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
+import resource
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +125,36 @@ class Hands:
     def status(self) -> dict[str, Any]:
         status = self.cache.coherence.status()
         return {name: getattr(status, name) for name in status.__slots__}
+
+    def churn(self, rate: int, seed: int) -> None:
+        """From now on invalidate `rate` times a second, ever new names of every kind, and read in between."""
+        draw = random.Random(seed)
+
+        def work() -> None:
+            began, done = time.monotonic(), 0
+            while True:
+                for _ in range(int((time.monotonic() - began) * rate) - done):
+                    done += 1
+                    name = f"{seed}-{done}"
+                    self.cache.get_or_set(f"key-{draw.randrange(2_000)}", lambda: "value", tags=[f"tag-{done % 100}"])
+                    kind = done % 4
+                    if kind == 0:
+                        self.cache.invalidate_keys([f"key-{draw.randrange(2_000)}", name])
+                    elif kind == 1:
+                        self.cache.invalidate_tags([f"tag-{draw.randrange(100)}", name])
+                    elif kind == 2:
+                        self.cache.evict_by_scope("user", user_id=name)
+                    else:
+                        self.cache.invalidate_pattern(f"{name}*")
+                time.sleep(0.01)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def figures(self) -> dict[str, Any]:
+        """This process's resident memory (bytes), CPU seconds and position."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        position = self.cache.coherence.status().position
+        return {"rss": pages * resource.getpagesize(), "cpu": time.process_time(), "position": position}
 
     def die_before(self, what: str, method: str) -> None:
         """SIGKILL this process when it is about to call a method of the runtime's `what`."""
