@@ -99,7 +99,7 @@ def below_parts(settings: Settings) -> dict[str, float]:
     region = manager.current_region()
     address = Address(region.name, "", "user:1")
     begin = region.begin()
-    entry = region.entry(value, 300.0, (), begin, address)
+    entry = region.entry(value, 300.0, (), begin)
     envelope = region.envelope("disk", entry, begin, address)
     data = pack(envelope)
     ledger = region.ledger

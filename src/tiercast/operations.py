@@ -253,7 +253,7 @@ class Operations:
         self._runtime.ready()
         yield from region.coherence.started_or_away()
         begin = region.begin()
-        entry = region.entry(value, lifetime, tags, begin, address)
+        entry = region.entry(value, lifetime, tags, begin)
         delivery, _ = yield from restore(region, address, entry, since, begin, require=require, as_type=as_type)
         return (yield from self._settled(delivery, barrier))
 
@@ -568,8 +568,11 @@ class Operations:
                 yield Pause(0.0)
             addresses = [Address(region.name, path, validate_key(key)) for key in keys[start : start + BATCH]]
             entries = yield from find_many(region, addresses)
-            for address, entry in entries.items():
-                values[address.key] = yield from handed_out(region, entry)
+            if region.copies:
+                for address, entry in entries.items():
+                    values[address.key] = yield from handed_out(region, entry)
+            else:
+                values.update((address.key, region.hand_out(entry)) for address, entry in entries.items())
         return values
 
     # -- where this process stands --------------------------------------------------------------

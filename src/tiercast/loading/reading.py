@@ -330,7 +330,7 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
     tags = tags_of(context.tags)
     if value is NOT_MODIFIED:
         value, tags = _kept(spare, tags)
-    entry = region.entry(value, region.lifetime(_ttl(region, context, value)), tags, begin, address, cost=cost)
+    entry = region.entry(value, region.lifetime(_ttl(region, context, value)), tags, begin, cost=cost)
     entry.stale, entry.local = context.stale, begin.local
     if context.stale:  # computed from what was stale itself: soon again, but not with every read
         back_off(region, errand.local_key)

@@ -14,6 +14,7 @@ from ..tiers.entry import Address, Envelope
 
 if TYPE_CHECKING:
     from ..serialization.base import Dumped
+    from ..serialization.serializer import DumpedValue
 
 
 class MeasuredTier:
@@ -113,9 +114,10 @@ class MeasuredSerializer(Serializer):
         self._encoded.add(len(dumped.payload))
         return dumped
 
-    def load(self, codec: int, compressed: bool, payload: bytes, as_type: Any = None) -> Any:
+    def load_many(self, dumped: Sequence[DumpedValue], as_type: Any = None) -> list[Any]:
         began = perf_counter()
-        value = super().load(codec, compressed, payload, as_type)
-        self._decoding.observe(perf_counter() - began)
-        self._decoded.add(len(payload))
-        return value
+        values = super().load_many(dumped, as_type)
+        if dumped:
+            self._decoding.observe((perf_counter() - began) / len(dumped), len(dumped))
+            self._decoded.add(sum([len(each.payload) for each in dumped]))
+        return values
