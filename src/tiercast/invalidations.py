@@ -80,7 +80,7 @@ class Invalidations(Purging):
         self._runtime.ready()
         if not addresses:
             return self._nothing(count)
-        before = self._runtime.dropped() if count else 0
+        before = (yield from self._runtime.dropped()) if count else 0
         for start in range(0, len(addresses), BATCH):
             if start:
                 yield Pause(0.0)
@@ -363,7 +363,7 @@ class Invalidations(Purging):
         self._runtime.ready()
         if not drafts:
             return self._nothing(count)
-        before = self._runtime.dropped() if count else 0
+        before = (yield from self._runtime.dropped()) if count else 0
         keys = [draft for draft in drafts if draft.kind is Kind.KEY and not draft.soft]
         writes = self._runtime.burials(keys) if keys else ()
         delivery = yield from self._runtime.coherence.append(drafts, writes, require=require)

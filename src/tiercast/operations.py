@@ -83,7 +83,9 @@ class Operations:
     def _get(self, region: Region, path: str, key: str, default: Any) -> Plan[Any]:
         self._runtime.ready()
         entry = yield from read(region, Address(region.name, path, validate_key(key)))
-        return default if entry is MISS else (yield from handed_out(region, entry))
+        if entry is MISS:
+            return default
+        return (yield from handed_out(region, entry)) if region.copies else region.hand_out(entry)
 
     # -- get_or_set -------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class Operations:
         if entry is MISS:
             message = f"no entry for {address!r} after loading"
             raise AssertionError(message)
-        return (yield from handed_out(region, entry))
+        return (yield from handed_out(region, entry)) if region.copies else region.hand_out(entry)
 
     # -- set --------------------------------------------------------------------------------
 

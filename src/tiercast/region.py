@@ -308,7 +308,9 @@ class Region(Residents):
 
     def found_below(self, tier: Tier, addresses: Sequence[Address]) -> None:
         """Count hits of a tier below memory."""
-        (self.counters.disk_hits if tier is self.disk else self.counters.remote_hits).add_many(len(addresses))
+        count = (self.counters.disk_hits if tier is self.disk else self.counters.remote_hits).add
+        for _ in addresses:
+            count()
         if self.watch.listeners.hit:
             for address in addresses:
                 self.watch.hit(address, tier.name)

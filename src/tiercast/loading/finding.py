@@ -52,16 +52,17 @@ def find(
         as_type: the declared type of the value.
         fresher: only what has a later deadline than this entry, or was born later, counts.
     """
-    result = Found()
     coherence, ledger = region.coherence, region.ledger
-    if not proven and coherence.settings.on_outage != "serve":
-        return result
-    for tier in region.below:
+    spare: Spare | None = None
+    for tier in region.below if proven or coherence.settings.on_outage == "serve" else ():
         if tier is region.remote and not proven:
             continue
         with ledger.lock:
             epoch, carried = ledger.epoch, coherence.carried
-        reading = yield from tier.get_many((address,), epoch)
+        get_now = getattr(tier, "get_now", None)
+        reading = None if get_now is None else get_now(address, epoch)
+        if reading is None:
+            reading = yield from tier.get_many((address,), epoch)
         envelope = reading.found.get(address)
         if envelope is None:
             continue
@@ -74,17 +75,16 @@ def find(
             continue
         entry = alive[0].entry
         if entry.stale or region.clock.monotonic() >= entry.expires:
-            if result.spare is None or entry.expires > result.spare.entry.expires:
-                result.spare = Spare(entry, vouched, proven)
+            if spare is None or entry.expires > spare.entry.expires:
+                spare = Spare(entry, vouched, proven)
             continue
         region.found_below(tier, (address,))
         if tier is region.remote and region.disk is not None:
             yield from put_disk(region, address, envelope, vouched)
         if region.sliding:
             yield from slide(region, address, entry)
-        result.entry, result.vouched = entry, vouched
-        return result
-    return result
+        return Found(entry, vouched)
+    return Found(spare=spare)
 
 
 def is_fresher(entry: Entry, than: Entry) -> bool:
@@ -140,7 +140,7 @@ def _find_in(
     for start in range(0, len(envelopes), BREATH):
         if start:
             yield Pause(0.0)
-        arrivals = yield from opened(region, tier, envelopes[start : start + BREATH], None)
+        arrivals = yield from opened(region, tier, envelopes[start : start + BREATH])
         if not promote:
             arrivals = [each._replace(wanted=False) for each in arrivals]
         now = region.clock.monotonic()
@@ -171,7 +171,9 @@ def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:
     return pair[1] if pair[0] == epoch else 0
 
 
-def opened(region: Region, tier: Tier, found: Sequence[tuple[Address, Envelope]], as_type: Any) -> Plan[list[Arrival]]:
+def opened(
+    region: Region, tier: Tier, found: Sequence[tuple[Address, Envelope]], as_type: Any = None
+) -> Plan[list[Arrival]]:
     """Return the entries of envelopes, without those that cannot be read or are over; large ones hold up no loop."""
     for _, envelope in found:
         if len(envelope.payload) > (LARGE_COMPRESSED if envelope.compressed else LARGE):

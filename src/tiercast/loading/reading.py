@@ -101,7 +101,7 @@ class Errand:
 
 def read(region: Region, address: Address, want: Want | None = None) -> Plan[Entry | Missing]:
     """Find, or with `want` load, the entry of an address; MISS where there is none."""
-    proven = yield from region.coherence.prove()
+    proven = region.coherence.proven() or (yield from region.coherence.prove())
     local_key = region.local_key(address)
     if want is not None and want.force:
         return served(region, (yield from fetch(Errand(region, address, local_key, want, None, proven))))

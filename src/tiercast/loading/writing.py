@@ -9,7 +9,7 @@ Implementation notes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coherence.coherence import Delivery
@@ -126,9 +126,10 @@ def place(
     for parcel in parcels:
         settle_entry(parcel.entry, delivery.epoch, position)
         for tier in region.below:
-            envelope = replace(parcel.envelopes[tier.name], epoch=delivery.epoch, born=position)
+            envelope = parcel.envelopes[tier.name]  # which nobody else has seen
+            envelope.epoch, envelope.born = delivery.epoch, position
             if tier is region.disk:
-                yield from put_disk(region, parcel.address, envelope, position)
+                yield from put_disk(region, parcel.address, envelope, position, behind=written)
             elif not written:
                 yield from tier.put_if_newer(parcel.address, envelope, Guard(begun=begin.log, fence=fence))
         region.insert(parcel.address, parcel.entry, position)

@@ -33,7 +33,7 @@ class Address(NamedTuple):
 class Envelope:
     """One entry as L2 and L3 hold it; times are wall-clock seconds since 1970.
 
-    Nothing changes one after it was made (`dataclasses.replace` makes another). It is not frozen, because
+    Nothing changes one that another may have seen (`dataclasses.replace` makes another). It is not frozen, because
     that makes making one three times as slow, and each read of a tier below makes one.
 
     Attributes:
