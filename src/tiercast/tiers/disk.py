@@ -108,7 +108,7 @@ class DiskTier:
     def get_now(self, address: Address, epoch: str) -> Reading | None:
         """`get_many` of one address without a plan; None where that takes one: it might wait, or is broken."""
         store = self.store
-        if not store.ready:
+        if not store.ready or address in self._later:
             return None
         try:
             at_epoch, position, key, mode, filename, value = store.read_one(storage_key(*address))
@@ -130,6 +130,8 @@ class DiskTier:
     def _get(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
         if not self.store.ready and not (yield from self.prepare()):
             return Reading(failed=True)
+        if any(address in self._later for address in addresses):
+            yield from self.flush()
         by_key = {storage_key(*address): address for address in addresses}
         try:
             vouched, rows = self.store.read(list(by_key))
