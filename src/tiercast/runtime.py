@@ -158,7 +158,8 @@ class Runtime:
 
             assert directory is not None
             return DiskLog(directory, stamps=settings.stamps, carries=self.remote is not None, clock=self.clock)
-        return MemoryLog(clock=self.clock)
+        # Nobody but this process reads it, and each append applies what came before it: as many as there are threads do.
+        return MemoryLog(retention=1000, clock=self.clock)
 
     def _log_directory(self) -> str | None:
         """Return the directory of the disk log: that of the first file tier."""
