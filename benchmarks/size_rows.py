@@ -42,7 +42,7 @@ def per_entry(settings: Settings) -> Iterator[Row]:
     # The log's ring of keys belongs to the log, not to the entry: it is as full before we look as after, and what it lets
     # go of meanwhile was traced too.
     tracemalloc.start()
-    for _ in range(3):
+    for _ in range(4):
         with manager._runtime.ledger.lock:
             region.memory.clear()  # type: ignore[union-attr]
         ours = _grown(fill_ours) / count

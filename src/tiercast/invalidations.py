@@ -11,10 +11,10 @@ from .events import checked_name
 from .invalidation.drafts import confined_to, pattern_draft, target_drafts
 from .invalidation.result import InvalidationResult
 from .loading.writing import bury
-from .operations import BATCH, several
 from .plans import Pause, Plan, drive, drive_async
 from .purging import Purging
 from .region import Region, tags_of
+from .standing import BATCH, several
 
 if TYPE_CHECKING:
     from .invalidation.targets import Target
