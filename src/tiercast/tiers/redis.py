@@ -120,7 +120,9 @@ class RedisTier:
             if envelope is not None:
                 found[address] = envelope
         if found and self._lives is not None:
-            since = yield from self._vouching(self._lives, epoch)
+            since = self._lives.known(epoch, self.connections.lives)
+            if since is None:
+                since = yield from self._vouching(self._lives, epoch)
             if since and any(envelope.born < since for envelope in found.values()):
                 reading.vouched = (epoch, 0)
         return reading
