@@ -123,7 +123,7 @@ def place(
 ) -> Plan[None]:
     """Put values whose record stands in the log into every tier, as born with it."""
     position = delivery.position or 0
-    for parcel in parcels:
+    for number, parcel in enumerate(parcels, 1):
         settle_entry(parcel.entry, delivery.epoch, position)
         for tier in region.below:
             envelope = parcel.envelopes[tier.name]  # which nobody else has seen
@@ -133,6 +133,8 @@ def place(
             elif not written:
                 yield from tier.put_if_newer(parcel.address, envelope, Guard(begun=begin.log, fence=fence))
         region.insert(parcel.address, parcel.entry, position)
+        if number % BREATH == 0:
+            yield Pause(0.0)
 
 
 def restore(
