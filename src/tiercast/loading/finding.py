@@ -80,7 +80,7 @@ def find(
             continue
         region.found_below(tier, (address,))
         if tier is region.remote and region.disk is not None:
-            yield from put_disk(region, address, envelope, vouched)
+            yield from put_disk(region, address, envelope, vouched, behind=True)
         if region.sliding:
             yield from slide(region, address, entry)
         return Found(entry, vouched)
@@ -154,7 +154,7 @@ def _find_in(
             region.found_below(tier, tuple(fresh))
             if tier is region.remote and region.disk is not None:
                 for address in fresh:
-                    yield from put_disk(region, address, reading.found[address], vouched)
+                    yield from put_disk(region, address, reading.found[address], vouched, behind=True)
 
 
 def handed_out(region: Region, entry: Entry) -> Plan[Any]:
