@@ -99,7 +99,7 @@ def below_parts(settings: Settings) -> dict[str, float]:
     region = manager.current_region()
     address = Address(region.name, "", "user:1")
     begin = region.begin()
-    entry = region.entry(value, 300.0, (), begin, address)
+    entry = region.entry(value, 300.0, (), begin)
     envelope = region.envelope("disk", entry, begin, address)
     data = pack(envelope)
     ledger = region.ledger
@@ -107,11 +107,11 @@ def below_parts(settings: Settings) -> dict[str, float]:
     functions: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
         "its name below (`storage_key`)": (lambda each: storage_key(*each), addresses),
         "envelope read: header, checksum, names (`unpack`)": (unpack, [data]),
-        "value decoded, entry made (`Region.revive`)": (lambda _: region.revive("disk", envelope), [0]),
+        "value decoded, entry made (`Region.revive`)": (lambda each: region.revive("disk", [(each, envelope)]), addresses),
         "  of that, orjson.loads": (orjson.loads, [envelope.payload]),
-        "judged by the ledger (`Region.judge`)": (lambda each: region.judge(each, envelope, ledger.applied), addresses),
-        "judged again, promoted, another evicted (`Region.insert`)": (
-            lambda each: region.insert(each, region.revive("disk", envelope), ledger.applied), addresses,
+        "  of that, judged by the ledger (`Region.judge`)": (lambda each: region.judge(each, envelope, ledger.applied), addresses),
+        "judged, promoted, another evicted (`Region.take_in`)": (
+            lambda each: region.take_in(region.revive("disk", [(each, envelope)]), ledger.applied), addresses,
         ),
     }  # fmt: skip
     taken = in_turn(
@@ -120,5 +120,5 @@ def below_parts(settings: Settings) -> dict[str, float]:
     manager.close()
     found = {name: median(times) * 1e6 for name, times in taken.items()}
     made = found["value decoded, entry made (`Region.revive`)"]
-    found["judged again, promoted, another evicted (`Region.insert`)"] -= made  # an entry of its own each time
+    found["judged, promoted, another evicted (`Region.take_in`)"] -= made  # an entry of its own each time
     return found

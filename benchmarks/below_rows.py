@@ -132,7 +132,7 @@ def remote_rows(settings: Settings) -> Iterator[Row]:
         measured=both(taken, "link", "bare"),
     )  # fmt: skip
     yield compare("8", "`multi_get` of 100 keys of 1 kB from Redis : mget + orjson.loads", taken, "multi_get", "mget",
-                  1.5, known=8.0)  # fmt: skip
+                  1.5, known=3.2)  # fmt: skip
     manager.close()
     client.close()
 
@@ -165,7 +165,7 @@ def set_rows(settings: Settings) -> Iterator[Row]:
     )
     yield compare(
         "9", "`set` through memory, disk and Redis : redis-py set + diskcache.set of the same bytes", taken, "ours",
-        "theirs", 1.2, known=8.0,
+        "theirs", 1.2, known=3.0,
     )  # fmt: skip
     manager.close()
     client.close()

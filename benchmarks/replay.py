@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LocalCacheConfig
-from tiercast.tiers.entry import Entry
+from tiercast.tiers.entry import MeteredEntry
 from tiercast.tiers.memory import MemoryTier
 
 POLICIES = ("lru", "s3fifo", "sieve", "lfu", "fifo", "random")
@@ -63,7 +63,7 @@ def replay_tier(keys: Sequence[str], policy: str, size: int) -> Replay:
         entry = get(key)
         if entry is None:
             # An entry of its own each time: policies count visits in it.
-            insert(key, Entry(None, epoch="", born=0, begun=0.0, expires=0.0, keep=0.0, ttl=0.0))
+            insert(key, MeteredEntry(None, epoch="", born=0, begun=0.0, expires=0.0, keep=0.0, ttl=0.0))
         else:
             hits += 1
             if not locked:

@@ -11,10 +11,10 @@ from .events import checked_name
 from .invalidation.drafts import confined_to, pattern_draft, target_drafts
 from .invalidation.result import InvalidationResult
 from .loading.writing import bury
-from .operations import BATCH, several
 from .plans import Pause, Plan, drive, drive_async
 from .purging import Purging
 from .region import Region, tags_of
+from .standing import BATCH, several
 
 if TYPE_CHECKING:
     from .invalidation.targets import Target
@@ -80,7 +80,7 @@ class Invalidations(Purging):
         self._runtime.ready()
         if not addresses:
             return self._nothing(count)
-        before = self._runtime.dropped() if count else 0
+        before = (yield from self._runtime.dropped()) if count else 0
         for start in range(0, len(addresses), BATCH):
             if start:
                 yield Pause(0.0)
@@ -363,7 +363,7 @@ class Invalidations(Purging):
         self._runtime.ready()
         if not drafts:
             return self._nothing(count)
-        before = self._runtime.dropped() if count else 0
+        before = (yield from self._runtime.dropped()) if count else 0
         keys = [draft for draft in drafts if draft.kind is Kind.KEY and not draft.soft]
         writes = self._runtime.burials(keys) if keys else ()
         delivery = yield from self._runtime.coherence.append(drafts, writes, require=require)

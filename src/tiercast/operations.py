@@ -6,35 +6,25 @@ Each operation is one plan and two short methods that run it, so no logic stands
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .config import DEFAULT
-from .errors import BarrierTimeout
 from .invalidation.result import InvalidationResult
 from .keys import validate_key
 from .loading.context import current_as_of
 from .loading.finding import find_many, handed_out
 from .loading.loads import is_async, refuse_async
 from .loading.reading import Want, read
-from .loading.writing import Position, bury, newest, put_many, restore, retag, since_of
+from .loading.writing import Position, put_many, restore, since_of
 from .plans import Pause, Plan, drive, drive_async
 from .region import MISS, Region, Ttl, seconds_of, tags_of
-from .tiers.entry import Address, Entry
-
-if TYPE_CHECKING:
-    from .coherence.coherence import Delivery
-    from .runtime import Runtime
-
-BATCH = 250
-"""Keys under one record: a batch is one round trip, and no message grows past what the bus takes."""
-BURST = 2000
-"""Keys that are looked at in one go; beyond that an event loop gets its turn in between."""
+from .standing import BATCH, BURST, Standing, several
+from .tiers.entry import Address
 
 
-class Operations:
+class Operations(Standing):
     """The operations on values. Thread-safe, loop-safe and fork-safe.
 
     Every operation takes `region` (a name; without it the current region), and either the
@@ -43,18 +33,6 @@ class Operations:
     to wait until every live process has applied it; BarrierTimeout names the rest) and
     `require_delivery` (DeliveryError instead of queueing while the log is away).
     """
-
-    _runtime: Runtime
-
-    def _locate(self, region: str | None, scope: str | None, params: Mapping[str, Any]) -> tuple[Region, str]:
-        """Return the region and the scope path that an operation means."""
-        raise TypeError  # a manager and a view each say how
-
-    def _address(
-        self, key: str, region: str | None, scope: str | None, params: Mapping[str, Any]
-    ) -> tuple[Region, Address]:
-        found, path = self._locate(region, scope, params)
-        return found, Address(found.name, path, validate_key(key))
 
     # -- get ------------------------------------------------------------------------------
 
@@ -83,7 +61,9 @@ class Operations:
     def _get(self, region: Region, path: str, key: str, default: Any) -> Plan[Any]:
         self._runtime.ready()
         entry = yield from read(region, Address(region.name, path, validate_key(key)))
-        return default if entry is MISS else (yield from handed_out(region, entry))
+        if entry is MISS:
+            return default
+        return (yield from handed_out(region, entry)) if region.copies else region.hand_out(entry)
 
     # -- get_or_set -------------------------------------------------------------------------
 
@@ -172,7 +152,7 @@ class Operations:
         if entry is MISS:
             message = f"no entry for {address!r} after loading"
             raise AssertionError(message)
-        return (yield from handed_out(region, entry))
+        return (yield from handed_out(region, entry)) if region.copies else region.hand_out(entry)
 
     # -- set --------------------------------------------------------------------------------
 
@@ -253,7 +233,7 @@ class Operations:
         self._runtime.ready()
         yield from region.coherence.started_or_away()
         begin = region.begin()
-        entry = region.entry(value, lifetime, tags, begin, address)
+        entry = region.entry(value, lifetime, tags, begin)
         delivery, _ = yield from restore(region, address, entry, since, begin, require=require, as_type=as_type)
         return (yield from self._settled(delivery, barrier))
 
@@ -303,16 +283,6 @@ class Operations:
         values = dict(zip(addresses, mapping.values(), strict=True))
         return (yield from self._set_many(region, values, ttl, tags, barrier, require))
 
-    @staticmethod
-    def _addresses(region: Region, path: str, keys: Iterable[str]) -> Plan[list[Address]]:
-        """Check keys and return their addresses; very many hold up no loop."""
-        addresses = []
-        for number, key in enumerate(keys, 1):
-            addresses.append(Address(region.name, path, validate_key(key)))
-            if number % BURST == 0:
-                yield Pause(0.0)
-        return addresses
-
     def _set_many(
         self,
         region: Region,
@@ -327,193 +297,6 @@ class Operations:
         self._runtime.ready()
         delivery = yield from put_many(region, values, ttl, tags, require=require, as_type=as_type)
         return (yield from self._settled(delivery, barrier))
-
-    # -- delete, contains, touch, ttl -------------------------------------------------------
-
-    def delete(
-        self,
-        key: str,
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> bool:
-        """Delete a key in every tier of every process; returns whether a live entry was found."""
-        current, address = self._address(key, region, scope, scope_params)
-        return drive(self._delete(current, [address], barrier, require_delivery)) > 0
-
-    async def delete_async(
-        self,
-        key: str,
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> bool:
-        """As `delete`."""
-        current, address = self._address(key, region, scope, scope_params)
-        return await drive_async(self._delete(current, [address], barrier, require_delivery)) > 0
-
-    def multi_delete(
-        self,
-        keys: Iterable[str],
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> int:
-        """Delete several keys; returns how many live entries were found."""
-        current, path = self._locate(region, scope, scope_params)
-        return drive(self._multi_delete(current, path, several(keys), barrier, require_delivery))
-
-    async def multi_delete_async(
-        self,
-        keys: Iterable[str],
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> int:
-        """As `multi_delete`."""
-        current, path = self._locate(region, scope, scope_params)
-        return await drive_async(self._multi_delete(current, path, several(keys), barrier, require_delivery))
-
-    def _multi_delete(
-        self, region: Region, path: str, keys: list[str], barrier: float | None, require: bool
-    ) -> Plan[int]:
-        addresses = yield from self._addresses(region, path, keys)
-        return (yield from self._delete(region, addresses, barrier, require))
-
-    def _delete(
-        self,
-        region: Region,
-        addresses: list[Address],
-        barrier: float | None,
-        require: bool,
-    ) -> Plan[int]:
-        self._runtime.ready()
-        if not addresses:
-            return 0
-        found = yield from find_many(region, addresses, promote=False)
-        for start in range(0, len(addresses), BATCH):
-            if start:
-                yield Pause(0.0)
-            delivery = yield from bury(region, addresses[start : start + BATCH], require=require)
-        yield from self._settled(delivery, barrier)
-        return len(found)
-
-    def contains(self, key: str, *, region: str | None = None, scope: str | None = None, **scope_params: Any) -> bool:
-        """Whether a live entry of the key is cached, in any tier."""
-        current, address = self._address(key, region, scope, scope_params)
-        return drive(self._newest(current, address)) is not None
-
-    async def contains_async(
-        self, key: str, *, region: str | None = None, scope: str | None = None, **scope_params: Any
-    ) -> bool:
-        """As `contains`."""
-        current, address = self._address(key, region, scope, scope_params)
-        return await drive_async(self._newest(current, address)) is not None
-
-    def _newest(self, region: Region, address: Address) -> Plan[Entry | None]:
-        self._runtime.ready()
-        return (yield from newest(region, address)).entry
-
-    def ttl(
-        self, key: str, *, region: str | None = None, scope: str | None = None, **scope_params: Any
-    ) -> float | None:
-        """Return the seconds for which the entry stays fresh; `math.inf`: no end; None: no entry."""
-        current, address = self._address(key, region, scope, scope_params)
-        return remaining(current, drive(self._newest(current, address)))
-
-    async def ttl_async(
-        self, key: str, *, region: str | None = None, scope: str | None = None, **scope_params: Any
-    ) -> float | None:
-        """As `ttl`."""
-        current, address = self._address(key, region, scope, scope_params)
-        return remaining(current, await drive_async(self._newest(current, address)))
-
-    def touch(
-        self,
-        key: str,
-        ttl: Ttl,
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> bool:
-        """Give the entry that stands a new TTL from now, in every tier of every process; False where there is none."""
-        current, address = self._address(key, region, scope, scope_params)
-        return drive(self._retag(current, address, (), current.lifetime(ttl), barrier, require_delivery))
-
-    async def touch_async(
-        self,
-        key: str,
-        ttl: Ttl,
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> bool:
-        """As `touch`."""
-        current, address = self._address(key, region, scope, scope_params)
-        return await drive_async(self._retag(current, address, (), current.lifetime(ttl), barrier, require_delivery))
-
-    def tag_cache_key(
-        self,
-        key: str,
-        tags: Iterable[str],
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> bool:
-        """Add tags to the entry that stands, in every tier of every process; False where there is none."""
-        current, address = self._address(key, region, scope, scope_params)
-        return drive(self._retag(current, address, tags_of(tags), None, barrier, require_delivery))
-
-    async def tag_cache_key_async(
-        self,
-        key: str,
-        tags: Iterable[str],
-        *,
-        barrier: float | None = None,
-        require_delivery: bool = False,
-        region: str | None = None,
-        scope: str | None = None,
-        **scope_params: Any,
-    ) -> bool:
-        """As `tag_cache_key`."""
-        current, address = self._address(key, region, scope, scope_params)
-        return await drive_async(self._retag(current, address, tags_of(tags), None, barrier, require_delivery))
-
-    def _retag(
-        self,
-        region: Region,
-        address: Address,
-        tags: tuple[str, ...],
-        lifetime: float | None,
-        barrier: float | None,
-        require: bool,
-    ) -> Plan[bool]:
-        self._runtime.ready()
-        delivery, stored = yield from retag(region, address, add=tags, lifetime=lifetime, require=require)
-        if delivery is not None:
-            yield from self._settled(delivery, barrier)
-        return stored
 
     # -- several keys -------------------------------------------------------------------------
 
@@ -568,8 +351,11 @@ class Operations:
                 yield Pause(0.0)
             addresses = [Address(region.name, path, validate_key(key)) for key in keys[start : start + BATCH]]
             entries = yield from find_many(region, addresses)
-            for address, entry in entries.items():
-                values[address.key] = yield from handed_out(region, entry)
+            if region.copies:
+                for address, entry in entries.items():
+                    values[address.key] = yield from handed_out(region, entry)
+            else:
+                values.update((address.key, region.hand_out(entry)) for address, entry in entries.items())
         return values
 
     # -- where this process stands --------------------------------------------------------------
@@ -587,43 +373,7 @@ class Operations:
         yield from self._runtime.coherence.prove()
         return Position(*self._runtime.coherence.position())
 
-    # -- what every append ends with --------------------------------------------------------------
-
-    def _settled(
-        self, delivery: Delivery, barrier: float | None, removed: int | None = None
-    ) -> Plan[InvalidationResult]:
-        """Wait for the barrier, if one is asked for, and make the result."""
-        result = InvalidationResult(delivery.position, delivery.delivered, removed)
-        if barrier is not None:
-            try:
-                yield from self._runtime.coherence.barrier(delivery, seconds_of(barrier))
-            except BarrierTimeout as exc:
-                exc.result = result
-                raise
-        return result
-
-
-def several(keys: Iterable[str]) -> list[str]:
-    """Return keys as a list without doubles, in their order.
-
-    Raises:
-        TypeError: one string was given where several were meant.
-    """
-    if isinstance(keys, str):
-        message = f"keys must be several str, not the one string {keys!r}; write [{keys!r}]"
-        raise TypeError(message)
-    return list(dict.fromkeys(keys))
-
 
 def lock(lock_ttl: float | timedelta | None) -> float | None:
     """Return `lock_ttl` in seconds, None for the region's."""
     return None if lock_ttl is None else seconds_of(lock_ttl)
-
-
-def remaining(region: Region, entry: Entry | None) -> float | None:
-    """Return how long an entry stays fresh; one that lives until it is invalidated has no end that a user set."""
-    if entry is None:
-        return None
-    if entry.ttl == math.inf:
-        return math.inf
-    return max(0.0, entry.expires - region.clock.monotonic())

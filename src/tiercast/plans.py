@@ -134,7 +134,7 @@ def done(value: T) -> Plan[T]:
 
 
 class Pause:
-    """A wait of some seconds that holds up no loop."""
+    """A wait of some seconds that holds up no loop. One of 0 seconds is a loop's turn, and nothing to a thread."""
 
     __slots__ = ("seconds",)
 
@@ -142,7 +142,8 @@ class Pause:
         self.seconds = seconds
 
     def run(self) -> None:
-        time.sleep(self.seconds)
+        if self.seconds:  # a thread that sleeps for no time gives up its slice of a busy processor: milliseconds
+            time.sleep(self.seconds)
 
     async def run_async(self) -> None:
         await asyncio.sleep(self.seconds)

@@ -94,6 +94,7 @@ class Purging(Operations):
         runtime.ready()
         runtime.sweeper.held += 1
         try:
+            yield from runtime.flush()  # what is on its way to the disk is removed, and counted, like the rest
             yield from runtime.coherence.append(drafts)
             counts = yield from self._remove_now(name, path, wanted, pattern)
         finally:

@@ -158,7 +158,8 @@ class Runtime:
 
             assert directory is not None
             return DiskLog(directory, stamps=settings.stamps, carries=self.remote is not None, clock=self.clock)
-        return MemoryLog(clock=self.clock)
+        # Nobody but this process reads it, and each append applies what came before it: as many as there are threads do.
+        return MemoryLog(retention=1000, clock=self.clock)
 
     def _log_directory(self) -> str | None:
         """Return the directory of the disk log: that of the first file tier."""
@@ -322,6 +323,7 @@ class Runtime:
         self.monitor.tick()
         if self.log.kind != "memory" and self.coherence.started:
             drive(self.coherence.follow_stores())
+            drive(self.flush())
             if self.remote is not None:
                 drive(self.coherence.carry(self._carry))
         drive(self.sweeper.tick())
@@ -357,14 +359,21 @@ class Runtime:
 
     # -- counting and purging ---------------------------------------------------------------------
 
-    def dropped(self) -> int:
-        """Return how many entries records have dropped from memory so far."""
+    def flush(self) -> Plan[None]:
+        """Have the host's disks write what was left for later."""
+        for disk in self._disks.values():
+            if (flush := getattr(disk, "flush", None)) is not None:
+                yield from flush()
+
+    def dropped(self) -> Plan[int]:
+        """Return how many entries records have dropped from memory so far, everything being where it is to be."""
+        yield from self.flush()
         return sum(region.counters.invalidated.value for region in self._regions.values())
 
     def drop_dead(self, before: int) -> Plan[int]:
         """Remove what is dead from memory and from this host's disk, and count it since `before`."""
         yield Blocking(self.sweep)
-        count = self.dropped() - before
+        count = (yield from self.dropped()) - before
         for disk in self._disks.values():
             count += yield from self._remove_where(disk, self._is_dead)
         return count

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tiercast.tiers.entry import Entry
+from tiercast.tiers.entry import MeteredEntry
 from tiercast.tiers.memory import MemoryTier
 
 
@@ -19,7 +19,7 @@ def hits_of_tier(keys: Sequence[str], policy: str, size: int) -> list[bool]:
         entry = tier.get(key)
         found.append(entry is not None)
         if entry is None:
-            tier.insert(key, Entry(None, epoch="", born=0, begun=0.0, expires=0.0, keep=0.0, ttl=0.0))
+            tier.insert(key, MeteredEntry(None, epoch="", born=0, begun=0.0, expires=0.0, keep=0.0, ttl=0.0))
         else:
             tier.touch(key, entry)
     tier.check()

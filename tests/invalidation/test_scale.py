@@ -36,8 +36,9 @@ def filled(count: int, tags: tuple[str, ...] = ("t",)) -> CacheManager:
             scope = path if number % 2 else ""
             entry = Entry(
                 number, epoch=epoch, born=applied, begun=now, expires=now + 3600, keep=now + 3600, ttl=3600,
-                scope=scope, tags=tags, checked=region.view.checkpoint,
+                tags=tags,
             )  # fmt: skip
+            entry.checked = region.view.checkpoint
             memory.insert(region.local_key(Address("default", scope, f"key:{number}")), entry)
     assert len(memory) == count
     return cache

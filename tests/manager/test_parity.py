@@ -10,10 +10,11 @@ import pytest
 from tiercast import CacheManager
 from tiercast.invalidations import Invalidations
 from tiercast.operations import Operations
+from tiercast.standing import Standing
 from tiercast.status import CoherenceView
 from tiercast.views import ScopedView
 
-CLASSES = [Operations, Invalidations, CacheManager, ScopedView, CoherenceView]
+CLASSES = [Standing, Operations, Invalidations, CacheManager, ScopedView, CoherenceView]
 
 NO_IO = {
     "get_instance", "set_instance", "reset_instance",  # the process's manager: made without I/O, closed at exit

@@ -77,7 +77,8 @@ def test_a_later_fill_is_no_disagreement(pair: tuple[CacheManager, CacheManager]
     other.get_or_set("k", lambda: 2)
     look(cache)
     audit = cache.monitor.audit
-    assert (audit.compared.value, audit.newer.value, audit.stale.value) == (1, 1, 0)
+    assert audit.compared.value >= audit.newer.value >= 1  # the housekeeper may have looked too
+    assert audit.stale.value == 0
     assert cache.monitor.check_health()["audit"]
 
 

@@ -128,8 +128,8 @@ MUTANTS = (
             Edit(
                 Region,
                 "insert",
-                "if verdict in (Verdict.DEAD, Verdict.UNKNOWN) or (",
-                "if (\n                local is None and verdict in (Verdict.DEAD, Verdict.UNKNOWN)\n            ) or (",
+                "if verdict is DEAD or verdict is UNKNOWN:",
+                "if local is None and (verdict is DEAD or verdict is UNKNOWN):",
             ),
         ),
         REDIS,
@@ -137,8 +137,8 @@ MUTANTS = (
     Mutant(
         "what is promoted from below is judged",
         (
-            Edit(finding, "judged", "if verdict in (Verdict.DEAD, Verdict.UNKNOWN):", "if False:"),
-            Edit(Region, "insert", "if verdict in (Verdict.DEAD, Verdict.UNKNOWN) or (", "if ("),
+            Edit(Region, "take_in", "if verdict is DEAD or verdict is UNKNOWN:", "if False:"),
+            Edit(Region, "insert", "if verdict is DEAD or verdict is UNKNOWN:", "if False:"),
         ),
         REDIS,
     ),

@@ -9,6 +9,7 @@ from typing import Any
 
 import tiercast.invalidations
 import tiercast.operations
+import tiercast.standing
 from simulation.faults import Faults
 from simulation.log_server import LogServer
 from simulation.oracle import Name, Oracle, Violation
@@ -60,7 +61,7 @@ def config_of(settings: Settings) -> CacheConfig:
 @contextmanager
 def plans_handed_out() -> Iterator[None]:
     """Have the public operations hand out their plans instead of driving them, so that the hit path is the real one."""
-    modules: tuple[Any, ...] = (tiercast.operations, tiercast.invalidations)
+    modules: tuple[Any, ...] = (tiercast.operations, tiercast.standing, tiercast.invalidations)
     drives = [module.drive for module in modules]
     for module in modules:
         module.drive = lambda plan: plan

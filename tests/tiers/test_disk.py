@@ -21,7 +21,7 @@ from tiercast.plans import Blocking, drive
 from tiercast.testing import FakeClock
 from tiercast.testing.tier_contract import EPOCH, make_envelope
 from tiercast.tiers.base import Guard, Put
-from tiercast.tiers.disk import DiskTier
+from tiercast.tiers.disk import LATER, DiskTier
 from tiercast.tiers.disk_directory import check_directory, file_system
 from tiercast.tiers.entry import STALE, Address
 from tiercast.tiers.envelope import pack
@@ -55,6 +55,55 @@ def record(address, position, *soft):
     return (*address, position, *soft)
 
 
+# -- behind -------------------------------------------------------------------------------------
+
+
+def later(tier, address=KEY, born=10, guard=None):
+    return tier.put_later(address, make_envelope(address, tier.clock, born), guard or Guard())
+
+
+def test_what_waits_is_there_for_whoever_looks(tmp_path, clock, tier):
+    """Reads, walks and removals write first what waits, and so does closing: nobody sees that it waited."""
+    put(tier)
+    assert later(tier, OTHER)
+    assert later(tier, KEY, 12)
+    assert tier.get_now(KEY, EPOCH) is None
+    assert found(tier)[KEY].born == 12
+    assert later(tier, OTHER, 13)
+    assert {address: envelope.born for address, envelope in drive(tier.scan(EPOCH))[1]} == {KEY: 12, OTHER: 13}
+    assert later(tier, OTHER, 14)
+    assert drive(tier.remove([OTHER], EPOCH)) == 1
+    assert later(tier, OTHER, 15)
+    drive(tier.close())
+    again = DiskTier(tmp_path / "cache", clock=clock)
+    assert found(again, KEY, OTHER).keys() == {KEY, OTHER}
+    drive(again.close())
+
+
+def test_what_waits_is_judged_when_it_is_written(tier):
+    """Not when it was left: what an invalidation has killed since never reaches the disk, and nothing newer is replaced."""
+    put(tier, born=20)
+    alive = [True]
+    later(tier, OTHER, 11, Guard(admit=lambda _: alive[0]))
+    later(tier, KEY, 12)
+    alive.clear()
+    alive.append(False)
+    drive(tier.flush())
+    assert {address: envelope.born for address, envelope in found(tier, KEY, OTHER).items()} == {KEY: 20}
+
+
+def test_little_waits(tier):
+    """Beyond a bound, and in an epoch in which the tier has stored nothing yet, the caller has to write by himself."""
+    assert not later(tier)
+    put(tier)
+    many = [Address("region", "", f"k{number}") for number in range(LATER)]
+    assert all(later(tier, address) for address in many)
+    assert not later(tier)
+    put(tier, OTHER)
+    assert later(tier)
+    assert found(tier, *many).keys() == set(many)
+
+
 # -- position -----------------------------------------------------------------------------------
 
 
@@ -74,7 +123,7 @@ def test_entries_and_position_survive_a_restart(tmp_path, clock, tier):
     put(tier)
     drive(tier.close())
     script = f"""
-from tiercast.tiers.disk import DiskTier
+from tiercast.tiers.disk import LATER, DiskTier
 from tiercast.plans import drive
 from tiercast.tiers.entry import Address
 tier = DiskTier({str(tmp_path / "cache")!r})

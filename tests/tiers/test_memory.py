@@ -12,7 +12,7 @@ import tracemalloc
 import cachetools
 import pytest
 
-from tiercast.tiers.entry import Entry
+from tiercast.tiers.entry import MeteredEntry
 from tiercast.tiers.memory import MemoryTier
 from tiercast.tiers.sizes import MOST_OBJECTS, size_of
 
@@ -20,7 +20,7 @@ POLICIES = ("lru", "s3fifo", "sieve", "lfu", "fifo", "random")
 
 
 def entry(value=None, *, born=1, size=1, keep=1e9):
-    return Entry(value, epoch="e", born=born, begun=0.0, expires=keep, keep=keep, ttl=100.0, size=size)
+    return MeteredEntry(value, epoch="e", born=born, begun=0.0, expires=keep, keep=keep, ttl=100.0, size=size)
 
 
 def put(tier, key, *args, **kwargs):

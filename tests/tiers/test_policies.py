@@ -9,7 +9,7 @@ import cachetools
 import pytest
 
 from tiercast.errors import ConfigError
-from tiercast.tiers.entry import Entry
+from tiercast.tiers.entry import MeteredEntry
 from tiercast.tiers.memory import MemoryTier
 from tiercast.tiers.policies import make_policy
 
@@ -17,7 +17,7 @@ TRACES = Path(__file__).parents[3] / "shared" / "traces"
 
 
 def entry(value=None):
-    return Entry(value, epoch="e", born=1, begun=0.0, expires=1e9, keep=1e9, ttl=1.0)
+    return MeteredEntry(value, epoch="e", born=1, begun=0.0, expires=1e9, keep=1e9, ttl=1.0)
 
 
 def read_trace(name):

@@ -102,6 +102,12 @@ class RegionLedger:
             local: as for `judge`.
         """
         everywhere, own = self.ledger.everywhere, self.stamps
+        if (  # most of the time: no stamp is later
+            everywhere.hard.newest <= born >= own.hard.newest
+            and everywhere.soft.newest <= born >= own.soft.newest
+            and not self.ledger.waiting_stamps
+        ):
+            return ALIVE
         if everywhere.hard.match(scope, key, born, tags, since) or own.hard.match(scope, key, born, tags, since):
             return DEAD
         stale = everywhere.soft.match(scope, key, born, tags, since) or own.soft.match(scope, key, born, tags, since)

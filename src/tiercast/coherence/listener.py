@@ -122,6 +122,10 @@ class Listener:
         drive(self._coherence.beat())
 
 
+REST = 0.02
+"""Seconds between two jobs at least: what comes in so short a time is done together."""
+
+
 class Housekeeper:
     """A daemon thread that runs a job when woken, and every `interval` seconds."""
 
@@ -180,3 +184,4 @@ class Housekeeper:
             except Exception as exc:
                 self.failures.add()
                 logger.warning("housekeeping failed: %s", exc, exc_info=exc)
+            time.sleep(REST)

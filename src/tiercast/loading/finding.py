@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..coherence.judging import Verdict
 from ..plans import Blocking, Pause, Plan
 from ..region import LARGE, State
-from ..tiers.entry import TYPED, Address, Entry, Envelope
+from ..tiers.entry import Address, Entry, Envelope
 from .stale import Spare
 from .storing import put_disk
 
 if TYPE_CHECKING:
     from ..region import Region
     from ..tiers.base import Tier
+    from .residents import Arrival
 
 AT_ONCE = 250
 """Addresses that one request asks a tier for."""
@@ -52,39 +52,39 @@ def find(
         as_type: the declared type of the value.
         fresher: only what has a later deadline than this entry, or was born later, counts.
     """
-    result = Found()
     coherence, ledger = region.coherence, region.ledger
-    if not proven and coherence.settings.on_outage != "serve":
-        return result
-    for tier in region.below:
+    spare: Spare | None = None
+    for tier in region.below if proven or coherence.settings.on_outage == "serve" else ():
         if tier is region.remote and not proven:
             continue
         with ledger.lock:
             epoch, carried = ledger.epoch, coherence.carried
-        reading = yield from tier.get_many((address,), epoch)
+        get_now = getattr(tier, "get_now", None)
+        reading = None if get_now is None else get_now(address, epoch)
+        if reading is None:
+            reading = yield from tier.get_many((address,), epoch)
         envelope = reading.found.get(address)
         if envelope is None:
             continue
         vouched = vouched_by(reading.vouched, epoch, carried)
-        entry = yield from judged(region, tier, address, envelope, vouched, as_type)
-        if entry is None:
+        arrivals = yield from opened(region, tier, [(address, envelope)], as_type)
+        if fresher is not None:
+            arrivals = [each for each in arrivals if is_fresher(each.entry, fresher)]
+        alive = region.take_in(arrivals, vouched)
+        if not alive:
             continue
+        entry = alive[0].entry
         if entry.stale or region.clock.monotonic() >= entry.expires:
-            if result.spare is None or entry.expires > result.spare.entry.expires:
-                result.spare = Spare(entry, vouched, proven)
+            if spare is None or entry.expires > spare.entry.expires:
+                spare = Spare(entry, vouched, proven)
             continue
-        if fresher is not None and not is_fresher(entry, fresher):
-            continue
-        region.found_below(tier, address)
+        region.found_below(tier, (address,))
         if tier is region.remote and region.disk is not None:
-            yield from put_disk(region, address, envelope, vouched)
-        if as_type is not None or not envelope.flags & TYPED:
-            region.insert(address, entry, vouched)
+            yield from put_disk(region, address, envelope, vouched, behind=True)
         if region.sliding:
             yield from slide(region, address, entry)
-        result.entry, result.vouched = entry, vouched
-        return result
-    return result
+        return Found(entry, vouched)
+    return Found(spare=spare)
 
 
 def is_fresher(entry: Entry, than: Entry) -> bool:
@@ -107,8 +107,12 @@ def _find_some(
     region: Region, addresses: Sequence[Address], found: dict[Address, Entry], *, proven: bool, promote: bool
 ) -> Plan[None]:
     missing: list[Address] = []
+    held = () if region.memory is None else region.memory.entries
     for address in addresses:
         local_key = region.local_key(address)
+        if local_key not in held:
+            missing.append(address)
+            continue
         entry, state = region.look(local_key, address, proven=proven)
         if entry is not None and state in (State.FRESH, State.DUE):
             if promote:  # a `delete` is no lookup, and is not counted as one
@@ -132,19 +136,25 @@ def _find_in(
         epoch, carried = region.ledger.epoch, region.coherence.carried
     reading = yield from tier.get_many(missing, epoch)
     vouched = vouched_by(reading.vouched, epoch, carried)
-    for number, (address, envelope) in enumerate(reading.found.items(), 1):
-        if number % BREATH == 0:
+    envelopes = list(reading.found.items())
+    for start in range(0, len(envelopes), BREATH):
+        if start:
             yield Pause(0.0)
-        entry = yield from judged(region, tier, address, envelope, vouched, None)
-        if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
-            continue
-        found[address] = entry
+        arrivals = yield from opened(region, tier, envelopes[start : start + BREATH])
+        if not promote:
+            arrivals = [each._replace(wanted=False) for each in arrivals]
+        now = region.clock.monotonic()
+        fresh = {
+            address: entry
+            for address, entry, _ in region.take_in(arrivals, vouched)
+            if not entry.stale and now < entry.expires
+        }
+        found.update(fresh)
         if promote:
-            region.found_below(tier, address)
+            region.found_below(tier, tuple(fresh))
             if tier is region.remote and region.disk is not None:
-                yield from put_disk(region, address, envelope, vouched)
-            if not envelope.flags & TYPED:
-                region.insert(address, entry, vouched)
+                for address in fresh:
+                    yield from put_disk(region, address, reading.found[address], vouched, behind=True)
 
 
 def handed_out(region: Region, entry: Entry) -> Plan[Any]:
@@ -161,22 +171,15 @@ def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:
     return pair[1] if pair[0] == epoch else 0
 
 
-def judged(
-    region: Region, tier: Tier, address: Address, envelope: Envelope, vouched: int, as_type: Any
-) -> Plan[Entry | None]:
-    """Return the entry of an envelope that the ledger lets live, `stale` set where it is marked; None for the rest."""
-    verdict = region.judge(address, envelope, vouched)
-    if verdict in (Verdict.DEAD, Verdict.UNKNOWN):
-        return None
-    if len(envelope.payload) > (LARGE_COMPRESSED if envelope.compressed else LARGE):
-        entry = yield Blocking(region.revive, tier.name, envelope, as_type)
-    else:
-        entry = region.revive(tier.name, envelope, as_type)
-    if entry is None or region.clock.monotonic() >= entry.keep:
-        return None
-    if verdict is Verdict.STALE:
-        entry.stale = True
-    return entry  # type: ignore[no-any-return]
+def opened(
+    region: Region, tier: Tier, found: Sequence[tuple[Address, Envelope]], as_type: Any = None
+) -> Plan[list[Arrival]]:
+    """Return the entries of envelopes, without those that cannot be read or are over; large ones hold up no loop."""
+    for _, envelope in found:
+        if len(envelope.payload) > (LARGE_COMPRESSED if envelope.compressed else LARGE):
+            arrivals: list[Arrival] = yield Blocking(region.revive, tier.name, found, as_type)
+            return arrivals
+    return region.revive(tier.name, found, as_type)
 
 
 def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
@@ -190,7 +193,7 @@ def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
         return
     grace = region.settings.grace
     entry.expires, entry.keep = expires, min(expires + grace, last)
-    region.schedule_look(entry)
+    region.schedule_look(entry, now)
     wall = region.clock.wall()
     for tier in region.below:
         epoch, _ = region.coherence.position()

@@ -101,7 +101,7 @@ class Errand:
 
 def read(region: Region, address: Address, want: Want | None = None) -> Plan[Entry | Missing]:
     """Find, or with `want` load, the entry of an address; MISS where there is none."""
-    proven = yield from region.coherence.prove()
+    proven = region.coherence.proven() or (yield from region.coherence.prove())
     local_key = region.local_key(address)
     if want is not None and want.force:
         return served(region, (yield from fetch(Errand(region, address, local_key, want, None, proven))))
@@ -330,7 +330,7 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
     tags = tags_of(context.tags)
     if value is NOT_MODIFIED:
         value, tags = _kept(spare, tags)
-    entry = region.entry(value, region.lifetime(_ttl(region, context, value)), tags, begin, address, cost=cost)
+    entry = region.entry(value, region.lifetime(_ttl(region, context, value)), tags, begin, cost=cost)
     entry.stale, entry.local = context.stale, begin.local
     if context.stale:  # computed from what was stale itself: soon again, but not with every read
         back_off(region, errand.local_key)

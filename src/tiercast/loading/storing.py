@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..coherence.judging import Verdict
 from ..coherence.log import LogUnavailable
 from ..plans import Blocking, Plan
+from ..region import LARGE
 from ..tiers.base import Guard, Put
 
 if TYPE_CHECKING:
@@ -63,16 +64,20 @@ def encode(
     if region.strict is not None:
         region.strict.check(entry.value, as_type)
     envelopes: dict[str, Envelope] = {}
+    large = bool(region.below) and region.looks_large(entry.value)
     for tier in region.below:
-        if region.looks_large(entry.value):
+        if large:
             envelopes[tier.name] = yield Blocking(region.envelope, tier.name, entry, begin, address, as_type)
         else:
             envelopes[tier.name] = region.envelope(tier.name, entry, begin, address, as_type)
     return envelopes
 
 
-def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int) -> Plan[None]:
-    """Put into L2; one that is refused because this process is behind catches up and tries once more."""
+def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int, *, behind: bool = False) -> Plan[None]:
+    """Put into L2; one that is refused because this process is behind catches up and tries once more.
+
+    `behind`: L3 has it already, so it may be written in the background, where the tier can do that.
+    """
     disk, ledger, coherence = region.disk, region.ledger, region.coherence
     if disk is None:
         return
@@ -85,6 +90,11 @@ def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int)
             return verdict not in (Verdict.DEAD, Verdict.UNKNOWN)
 
     guard = Guard(admit=admit)
+    if behind and len(envelope.payload) <= LARGE:
+        put_later = getattr(disk, "put_later", None)
+        if put_later is not None and put_later(address, envelope, guard):
+            coherence.wake()
+            return
     if (yield from disk.put_if_newer(address, envelope, guard)) is Put.BEHIND:
         try:
             yield from coherence.catch_up()

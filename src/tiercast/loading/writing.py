@@ -9,7 +9,7 @@ Implementation notes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coherence.coherence import Delivery
@@ -71,7 +71,7 @@ def put_many(
     begin = region.begin()
     parcels = []
     for number, (address, value) in enumerate(values.items(), 1):
-        entry = region.entry(value, region.lifetime(ttl), tags, begin, address)
+        entry = region.entry(value, region.lifetime(ttl), tags, begin)
         parcels.append(Parcel(address, entry, (yield from encode(region, address, entry, begin, as_type))))
         if number % BREATH == 0:
             yield Pause(0.0)
@@ -98,17 +98,16 @@ def _put_some(region: Region, parcels: Sequence[Parcel], begin: Begin, *, requir
         # A position of an epoch that has ended meanwhile says nothing in the present one.
         born = begin.born if begin.epoch == delivery.epoch else 0
         for parcel in parcels:
-            settle_entry(region, parcel.entry, delivery.epoch, born)
+            settle_entry(parcel.entry, delivery.epoch, born)
             region.insert(parcel.address, parcel.entry, parcel.entry.born, delivery.local)
         return delivery
     yield from place(region, parcels, delivery, begin, fence, written=delivery.written)
     return delivery
 
 
-def settle_entry(region: Region, entry: Entry, epoch: str, position: int) -> None:
+def settle_entry(entry: Entry, epoch: str, position: int) -> None:
     """Give an entry the place in the log that its own record took."""
     entry.epoch, entry.born = epoch, position
-    region.schedule_look(entry)
 
 
 def value_writes(region: Region, parcels: Sequence[Parcel], fence: float) -> list[Write]:
@@ -124,15 +123,18 @@ def place(
 ) -> Plan[None]:
     """Put values whose record stands in the log into every tier, as born with it."""
     position = delivery.position or 0
-    for parcel in parcels:
-        settle_entry(region, parcel.entry, delivery.epoch, position)
+    for number, parcel in enumerate(parcels, 1):
+        settle_entry(parcel.entry, delivery.epoch, position)
         for tier in region.below:
-            envelope = replace(parcel.envelopes[tier.name], epoch=delivery.epoch, born=position)
+            envelope = parcel.envelopes[tier.name]  # which nobody else has seen
+            envelope.epoch, envelope.born = delivery.epoch, position
             if tier is region.disk:
-                yield from put_disk(region, parcel.address, envelope, position)
+                yield from put_disk(region, parcel.address, envelope, position, behind=written)
             elif not written:
                 yield from tier.put_if_newer(parcel.address, envelope, Guard(begun=begin.log, fence=fence))
         region.insert(parcel.address, parcel.entry, position)
+        if number % BREATH == 0:
+            yield Pause(0.0)
 
 
 def restore(
@@ -228,20 +230,19 @@ def retag(
     now = region.clock.monotonic()
     tags = tuple(sorted({*standing.tags, *add}))
     last = standing.begun + region.settings.max_lifetime
-    entry = Entry(
+    expires = standing.expires if lifetime is None else min(now + lifetime, last)
+    entry = region.entry_type(
         standing.value,
-        epoch=standing.epoch,
-        born=standing.born,
-        begun=standing.begun,
-        expires=standing.expires if lifetime is None else min(now + lifetime, last),
-        keep=standing.keep,
-        ttl=standing.ttl if lifetime is None else lifetime,
-        cost=standing.cost,
-        scope=standing.scope,
-        tags=tags,
-        own=standing.own,
+        standing.epoch,
+        standing.born,
+        standing.begun,
+        expires,
+        min(expires + region.settings.grace, last),
+        standing.ttl if lifetime is None else lifetime,
+        standing.cost,
+        tags,
+        standing.own,
     )
-    entry.keep = min(entry.expires + region.settings.grace, last)
     since = Position(standing.epoch, standing.born)
     return (
         yield from restore(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ..tiers.entry import Address, Envelope
 
 if TYPE_CHECKING:
     from ..serialization.base import Dumped
+    from ..serialization.serializer import DumpedValue
 
 
 class MeasuredTier:
@@ -27,6 +28,7 @@ class MeasuredTier:
         self.name = tier.name
         self._watch = watch
         self._get = tier.get_many
+        self._get_now: Callable[[Address, str], Reading | None] | None = getattr(tier, "get_now", None)
         self._got = watch.histogram(tier.name, "get").observe if watch.timed else None
         self._attributes = {"tiercast.region": watch.region, "tiercast.tier": tier.name}
         if tier.name == "remote":
@@ -48,6 +50,20 @@ class MeasuredTier:
             watch.hub.sink(watch.region, self.name, "get", perf_counter() - began)
         if reading.failed:
             watch.failed(self.name, addresses[0] if len(addresses) == 1 else None, cause="get")
+        return reading
+
+    def get_now(self, address: Address, epoch: str) -> Reading | None:
+        """Read one entry where the tier can without waiting, and nobody traces or listens; else None."""
+        hub = self._watch.hub
+        if self._get_now is None or hub.span is not None or hub.sink is not None:
+            return None
+        began = perf_counter()
+        reading = self._get_now(address, epoch)
+        if reading is not None:
+            if self._got is not None:
+                self._got(perf_counter() - began)
+            if reading.failed:
+                self._watch.failed(self.name, address, cause="get")
         return reading
 
     def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
@@ -113,9 +129,10 @@ class MeasuredSerializer(Serializer):
         self._encoded.add(len(dumped.payload))
         return dumped
 
-    def load(self, codec: int, compressed: bool, payload: bytes, as_type: Any = None) -> Any:
+    def load_many(self, dumped: Sequence[DumpedValue], as_type: Any = None) -> list[Any]:
         began = perf_counter()
-        value = super().load(codec, compressed, payload, as_type)
-        self._decoding.observe(perf_counter() - began)
-        self._decoded.add(len(payload))
-        return value
+        values = super().load_many(dumped, as_type)
+        if dumped:
+            self._decoding.observe((perf_counter() - began) / len(dumped), len(dumped))
+            self._decoded.add(sum([len(each.payload) for each in dumped]))
+        return values

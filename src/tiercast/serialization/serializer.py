@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from ..errors import SerializationError
 from .base import Codec, Dumped, Refusal, UnreadableValue
@@ -11,6 +12,14 @@ from .registry import codec_by_id, codec_of
 from .types import restorer_of
 
 MAX_VALUE_BYTES: Final = 64 * 1024 * 1024
+
+
+class DumpedValue(Protocol):
+    """A value as bytes: what `Dumped` and an envelope have in common."""
+
+    codec: int
+    compressed: bool
+    payload: bytes
 
 
 class Serializer:
@@ -109,6 +118,23 @@ class Serializer:
             raise
         except Exception as exc:  # codecs and classes are users' code, the bytes anyone's: whatever it is, a miss
             raise UnreadableValue(f"{reader.name}: {type(exc).__name__}: {exc}") from exc
+
+    def load_many(self, dumped: Sequence[DumpedValue], as_type: Any = None) -> list[Any]:
+        """Return the values of several; in the place of one that cannot be read, what `load` would have raised."""
+        own, decode, restorer = self.codec.id, self.codec.decode, self._restorer if as_type is None else as_type
+        values = []
+        for each in dumped:
+            try:
+                if restorer is None and each.codec == own and not each.compressed:
+                    values.append(decode(each.payload))
+                    continue
+            except Exception:  # noqa: BLE001, S110  `load` says what it is
+                pass
+            try:
+                values.append(self.load(each.codec, each.compressed, each.payload, as_type))
+            except UnreadableValue as exc:
+                values.append(exc)
+        return values
 
     def _encode(self, value: Any, as_type: Any) -> bytes:
         restorer = self._restorer if as_type is None else restorer_of(as_type)

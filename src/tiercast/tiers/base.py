@@ -65,6 +65,9 @@ class Guard:
 class Tier(Protocol):
     """A store of envelopes below the process (L2, L3). All methods are plans and raise nothing for I/O.
 
+    A tier that can read without waiting may also have `get_now(address, epoch) -> Reading | None`: what
+    `get_many` of that address would answer, at once; None where that would wait.
+
     A tier compares `born` atomically: whatever the order in which two processes put
     the same address, the older `born` never remains. Thread-safe and loop-safe.
     """

@@ -6,6 +6,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,13 +15,15 @@ from diskcache.core import MODE_RAW
 from ..clock import Clock, SystemClock
 from ..keys import parse_storage_key, storage_key
 from ..monitoring.counter import Counter
-from ..plans import Blocking, Plan
+from ..plans import Blocking, Plan, done
 from .base import Guard, Put, Reading
 from .disk_bytes import RefusedRow
 from .disk_store import POSITION, READ_HEAD, SET_POSITION, Row, StoreFailed, shared_store
 from .entry import STALE, TOMBSTONE, Address, Envelope
 from .envelope import BORN_AT, FENCE_AT, MAGIC, EnvelopeError, pack, unpack
 
+LATER = 256
+"""Entries that wait to be written together; whoever brings another writes them."""
 DEFAULT_LIMIT = 1024 * 1024 * 1024
 SMALLEST_LIMIT = 1024 * 1024
 """An empty database alone takes some tens of kilobytes."""
@@ -67,6 +70,8 @@ class DiskTier:
         another epoch, writes nothing; therefore no tombstones are needed, and `Guard.fence` and
         `Guard.begun` are not looked at.
         *Reads* are done inline, position and rows in one snapshot; whatever may wait is a `Blocking`.
+        *Behind.* `put_later` leaves the writing to `flush`, which puts many in one transaction, under the same
+        rules at that later moment. For what the remote tier has already: until then it is found there.
         *A new tier* is at no epoch: it takes nothing until `drop` has put it at a position.
         *Expiry* is judged by the envelope's own `keep_until`; diskcache removes the expired, and
         the longest stored where room is short, as it writes.
@@ -89,39 +94,35 @@ class DiskTier:
         limit = settings.byte_limit if settings is not None else None
         self.clock: Clock = clock or SystemClock()
         self.counters = DiskCounters()
+        self._epoch = ""
+        """The epoch in which something was stored last."""
+        self._later: dict[Address, tuple[Envelope, Guard]] = {}
         self.store = shared_store(directory, max(SMALLEST_LIMIT, limit or DEFAULT_LIMIT), self.clock)
 
     # -- reading ----------------------------------------------------------------------------
 
     def get_many(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
-        return self._get_one(addresses[0], epoch) if len(addresses) == 1 else self._get(addresses, epoch)
+        reading = self.get_now(addresses[0], epoch) if len(addresses) == 1 else None
+        return self._get(addresses, epoch) if reading is None else done(reading)
 
-    def _get_one(self, address: Address, epoch: str) -> Plan[Reading]:
-        """`get_many` of one address, by hand: it is what a miss in memory waits for."""
+    def get_now(self, address: Address, epoch: str) -> Reading | None:
+        """`get_many` of one address without a plan; None where that takes one: it might wait, or is broken."""
         store = self.store
-        name = storage_key(*address)
-        if not store.ready and not (yield from self.prepare()):
-            return Reading({}, failed=True)
+        if not store.ready or address in self._later:
+            return None
         try:
-            at_epoch, position, key, mode, filename, value = store.read_one(name)
+            at_epoch, position, key, mode, filename, value = store.read_one(storage_key(*address))
         except StoreFailed:
             return Reading({}, failed=True)
         reading = Reading({}, (at_epoch, position))
         if key is None or at_epoch != epoch:
             return reading
-        row = Row(key, mode, filename, value)
-        envelope: Envelope | None
+        if filename is not None or mode != MODE_RAW or type(value) is not bytes:
+            return None
         try:
-            if filename is not None:
-                envelope = yield Blocking(self._read, row)
-            else:
-                envelope = unpack(value) if mode == MODE_RAW and type(value) is bytes else self._read(row)
-            if envelope is None:
-                return reading
-        except (EnvelopeError, RefusedRow):
-            reading.corrupt = 1
-            yield Blocking(self._remove_broken, [name])
-            return reading
+            envelope = unpack(value)
+        except EnvelopeError:
+            return None
         if self._serves(envelope, address, epoch, self.clock.wall()):
             reading.found[address] = envelope
         return reading
@@ -129,6 +130,8 @@ class DiskTier:
     def _get(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
         if not self.store.ready and not (yield from self.prepare()):
             return Reading(failed=True)
+        if any(address in self._later for address in addresses):
+            yield from self.flush()
         by_key = {storage_key(*address): address for address in addresses}
         try:
             vouched, rows = self.store.read(list(by_key))
@@ -191,6 +194,8 @@ class DiskTier:
     def scan(self, epoch: str, cursor: int = 0, count: int = 500) -> Plan[tuple[int, list[tuple[Address, Envelope]]]]:
         if not (yield from self.prepare()):
             return 0, []
+        if cursor == 0:
+            yield from self.flush()
         found: tuple[int, list[tuple[Address, Envelope]]] = yield Blocking(self._scan, epoch, cursor, count)
         return found
 
@@ -206,6 +211,18 @@ class DiskTier:
     def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
         put: Put = yield Blocking(self._put, address, envelope, guard)
         return put
+
+    def put_later(self, address: Address, envelope: Envelope, guard: Guard) -> bool:
+        """Have `flush` put an entry; False where the tier is not known to be of its epoch, or many wait already."""
+        if envelope.epoch != self._epoch or len(self._later) >= LATER:
+            return False
+        self._later[address] = envelope, guard
+        return True
+
+    def flush(self) -> Plan[None]:
+        """Put what waits. What is refused then is left out: it has been invalidated, or this process is behind."""
+        while self._later:
+            yield Blocking(self._flush)
 
     def bury(self, address: Address, epoch: str, position: int, fence: float) -> Plan[bool]:
         """Remove what was born before `position`; False where the tier failed. No fence is needed: see the class."""
@@ -225,6 +242,7 @@ class DiskTier:
 
     def remove(self, addresses: Sequence[Address], epoch: str) -> Plan[int]:
         keys = [storage_key(*address) for address in addresses]
+        yield from self.flush()
 
         def remove(execute: Execute) -> int:
             return sum(self.store.cache.delete(key) for key in keys)
@@ -271,32 +289,50 @@ class DiskTier:
         yield Blocking(self._drop, epoch, position, seen)
 
     def close(self) -> Plan[None]:
+        yield from self.flush()
         yield Blocking(self.store.close)
 
     # -- inside: everything below may wait and runs in a thread -----------------------------------
 
     def _put(self, address: Address, envelope: Envelope, guard: Guard) -> Put:
-        key = storage_key(*address)
         data = pack(envelope)
         if len(data) > self.store.size_limit:
             self.counters.too_large.add()
             return Put.FAILED
-
-        def put(execute: Execute) -> Put:
-            epoch, position, *standing = execute(READ_HEAD, (key,)).fetchone()
-            if epoch != envelope.epoch or (guard.admit is not None and not guard.admit((epoch, position))):
-                self.counters.behind.add()
-                return Put.BEHIND
-            # Whatever stands here is of the tier's own epoch: a change of epoch clears the tier.
-            if standing[0] is not None and born_of(self.store.head(Row(*standing))) > envelope.born:
-                return Put.NEWER
-            self._write(key, data, envelope)
-            return Put.STORED
-
+        if len(self._later) >= LATER:
+            self._flush()
         try:
-            return self.store.transaction(put)
+            return self.store.transaction(lambda execute: self._put_in(execute, address, envelope, guard, data))
         except StoreFailed:
             return Put.FAILED
+
+    def _put_in(self, execute: Execute, address: Address, envelope: Envelope, guard: Guard, data: bytes) -> Put:
+        key = storage_key(*address)
+        epoch, position, *standing = execute(READ_HEAD, (key,)).fetchone()
+        if epoch != envelope.epoch or (guard.admit is not None and not guard.admit((epoch, position))):
+            self.counters.behind.add()
+            return Put.BEHIND
+        # Whatever stands here is of the tier's own epoch: a change of epoch clears the tier.
+        if standing[0] is not None and born_of(self.store.head(Row(*standing))) > envelope.born:
+            return Put.NEWER
+        self._write(key, data, envelope)
+        self._epoch = epoch
+        return Put.STORED
+
+    def _flush(self) -> None:
+        # Taken out only once they are written, so that whoever flushes at the same time waits for that, and writes again
+        # what is there. (One that comes for the same address in the moment of its taking out is lost: a miss.)
+        waiting = list(self._later.items())[:LATER]
+
+        def put(execute: Execute) -> None:
+            for address, (envelope, guard) in waiting:
+                self._put_in(execute, address, envelope, guard, pack(envelope))
+
+        with suppress(StoreFailed):  # counted there
+            self.store.transaction(put)
+        for address, item in waiting:
+            if self._later.get(address) is item:
+                self._later.pop(address, None)
 
     def _change(self, epoch: str, work: Callable[[Execute], Any]) -> Any:
         """Run `work` in a transaction if the tier is of `epoch`; None where not, or where the tier failed."""

@@ -33,7 +33,7 @@ class Address(NamedTuple):
 class Envelope:
     """One entry as L2 and L3 hold it; times are wall-clock seconds since 1970.
 
-    Nothing changes one after it was made (`dataclasses.replace` makes another). It is not frozen, because
+    Nothing changes one that another may have seen (`dataclasses.replace` makes another). It is not frozen, because
     that makes making one three times as slow, and each read of a tier below makes one.
 
     Attributes:
@@ -71,50 +71,40 @@ class Envelope:
     payload: bytes
 
 
+COMMON = (
+    "begun", "born", "checked", "cost", "epoch", "expires", "fresh_until", "keep", "local", "own", "tags", "ttl", "value",
+)  # fmt: skip
+"""The slots of every entry."""
+
+
 class Entry:
     """One entry as the process's memory holds it; times are seconds of the monotonic clock.
 
+    There may be millions, so what only some regions ask for is no slot of this class but of `MeteredEntry`.
+
     Attributes:
         value: the live value, handed out by reference.
-        fresh_until: the next moment at which a read must take the slow path (expiry, early refresh, sliding).
+        fresh_until: the next moment at which a read must take the slow path (expiry, early refresh, sliding);
+            minus infinity where the entry is stale.
         checked: the region's checkpoint up to which the entry was judged alive.
         epoch, born: see `Envelope`.
         begun: when its load began.
         own: True where this process loaded it, False where it was promoted from a tier below.
         expires: its deadline. keep: how long it may be served as grace.
         local: the ledger's local sequence when it was stored; a record that waits in the outbox kills what is older.
-        capped: when this tier's own `ttl` ends; then the entry is looked for in the tiers below.
-        ttl, cost, scope, tags: see `Envelope`.
-        stale: True where a soft invalidation, or a stale input, marked it.
-        size: bytes it is charged with where the tier is bounded by bytes, else 1.
-        visits: small counter for the eviction policies that keep one.
+        ttl, cost, tags: see `Envelope`.
+        capped, size, visits: see `MeteredEntry`.
     """
 
-    __slots__ = (
-        "begun",
-        "born",
-        "capped",
-        "checked",
-        "cost",
-        "epoch",
-        "expires",
-        "fresh_until",
-        "keep",
-        "local",
-        "own",
-        "scope",
-        "size",
-        "stale",
-        "tags",
-        "ttl",
-        "value",
-        "visits",
-    )  # fmt: skip
+    __slots__ = COMMON
+
+    capped: float = inf
+    size: int = 1
+    visits: int = 0
 
     def __init__(
         self,
         value: Any,
-        *,
         epoch: str,
         born: int,
         begun: float,
@@ -122,12 +112,8 @@ class Entry:
         keep: float,
         ttl: float,
         cost: float = 0.0,
-        scope: str = "",
         tags: tuple[str, ...] = (),
         own: bool = True,
-        stale: bool = False,
-        checked: int = 0,
-        size: int = 1,
     ) -> None:
         self.value = value
         self.epoch = epoch
@@ -137,16 +123,40 @@ class Entry:
         self.keep = keep
         self.ttl = ttl
         self.cost = cost
-        self.scope = scope
         self.tags = tags
         self.own = own
-        self.stale = stale
-        self.checked = checked
-        self.size = size
-        self.visits = 0
-        self.capped = inf
-        self.local = 0
+        self.checked = self.local = 0
         self.fresh_until = expires
+
+    @property
+    def stale(self) -> bool:
+        """Whether a soft invalidation, or a stale input, marked it."""
+        return self.fresh_until == -inf
+
+    @stale.setter
+    def stale(self, stale: bool) -> None:
+        if stale:
+            self.fresh_until = -inf
+        elif self.fresh_until == -inf:
+            self.fresh_until = self.expires
 
     def __repr__(self) -> str:
         return f"Entry({self.value!r}, epoch={self.epoch!r}, born={self.born}, tags={self.tags!r})"
+
+
+class MeteredEntry(Entry):
+    """An entry of a region that is bounded by bytes, counts visits, or has a TTL of memory's own.
+
+    Attributes:
+        capped: when this tier's own `ttl` ends; then the entry is looked for in the tiers below.
+        size: bytes it is charged with where the tier is bounded by bytes, else 1.
+        visits: small counter for the eviction policies that keep one.
+    """
+
+    __slots__ = ("capped", "size", "visits")
+
+    def __init__(self, *args: Any, size: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.capped = inf
+        self.size = size
+        self.visits = 0

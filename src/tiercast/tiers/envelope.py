@@ -56,6 +56,9 @@ _isfinite: Final = math.isfinite
 _TEXT_AT: Final = _BODY_AT + _REST.size
 _FLAGS: Final = {b"%x" % flags: flags for flags in range((STALE | TOMBSTONE | TYPED) + 1)}
 _STARTS: Final = tuple(b"%b%x" % (MAGIC, flags) for flags in range((STALE | TOMBSTONE | TYPED) + 1))
+_FLAGS_OF: Final = {start: flags for flags, start in enumerate(_STARTS)}
+_numbers: Final = _NUMBERS.unpack
+_rest: Final = _CHECKED_REST.unpack_from
 _LAST: Final = 1.8e16
 """Seconds; what ends later ends 570 million years from now."""
 
@@ -115,16 +118,16 @@ def unpack(data: bytes) -> Envelope:
         EnvelopeError: the bytes are corrupt, truncated, foreign or of a newer version; nothing else is raised.
     """
     # Written out, without `peek` and its names: this is most of what a hit of a tier below computes.
-    flags = _FLAGS.get(data[FLAGS_AT:BORN_AT])
-    if flags is None or data[:FLAGS_AT] != MAGIC:
+    flags = _FLAGS_OF.get(data[:BORN_AT])
+    if flags is None:
         peek(data)  # says what is wrong
         raise EnvelopeError("unknown flags")
     try:
-        born, _, keep, fresh = _NUMBERS.unpack(unhexlify(data[BORN_AT:HEADER_SIZE]))
+        born, _, keep, fresh = _numbers(unhexlify(data[BORN_AT:HEADER_SIZE]))
         if len(data) == HEADER_SIZE and flags & TOMBSTONE:
             return _bare(flags, born, keep, fresh)
-        checksum, created, ttl, cost, codec, compressed, epochs, versions, scopes, keys, count, size = (
-            _CHECKED_REST.unpack_from(data, HEADER_SIZE)
+        checksum, created, ttl, cost, codec, compressed, epochs, versions, scopes, keys, count, size = _rest(
+            data, HEADER_SIZE
         )
         body = data[_BODY_AT:] if len(data) < _COPIED else memoryview(data)[_BODY_AT:]
         if crc32(body, crc32(data[KEEP_AT:HEADER_SIZE])) != checksum:

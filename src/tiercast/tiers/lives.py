@@ -31,6 +31,11 @@ class ServerLives:
         """Whether the log was asked in this epoch."""
         return self._known[0] == epoch
 
+    def known(self, epoch: str, lives: frozenset[str]) -> float | None:
+        """Return what `since` would answer where that needs no asking, else None."""
+        known, seen, position = self._known
+        return position if known == epoch and seen is lives else None
+
     def since(self, epoch: str, lives: frozenset[str]) -> Plan[float]:
         """Answer the position from which on entries of an epoch are vouched for; inf where that is not known.
 
@@ -38,8 +43,7 @@ class ServerLives:
             epoch: the reader's.
             lives: of all servers that were talked to, taken after the entries were read.
         """
-        known, seen, position = self._known
-        if known == epoch and seen is lives:
+        if (position := self.known(epoch, lives)) is not None:
             return position
         first = yield from self._first_seen(epoch, sorted(lives))
         if first is None:

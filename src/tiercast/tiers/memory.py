@@ -113,7 +113,12 @@ class MemoryTier:
     # -- changing, with the lock held ---------------------------------------------------------
 
     def insert(
-        self, key: Hashable, entry: Entry, namespace: str | None = None, limit: int | None = None
+        self,
+        key: Hashable,
+        entry: Entry,
+        namespace: str | None = None,
+        limit: int | None = None,
+        evicted: list[Evicted] | None = None,
     ) -> list[Evicted]:
         """Put an entry in, in place of what stands there, and return what had to go. Call with `lock` held.
 
@@ -126,17 +131,21 @@ class MemoryTier:
                 still has the size 1 is measured, better done before the lock is taken.
             namespace: entries of one namespace share `limit`; the oldest of them goes first.
             limit: the most entries of that namespace.
+            evicted: the list to which what has to go is added, and which is returned.
         """
-        evicted: list[Evicted] = []
+        if evicted is None:
+            evicted = []
         if self.max_bytes is not None and entry.size == UNSIZED:
             entry.size = ENTRY_OVERHEAD + size_of(key) + size_of(entry.value)
         standing = self.entries.get(key)
         if self.max_bytes is not None and entry.size > self.max_bytes:
             self.pop(key)
-            return [Evicted(key, entry, "too_large")]
+            evicted.append(Evicted(key, entry, "too_large"))
+            return evicted
         if standing is not None:
             self.bytes -= standing.size
-        self._make_room(key, entry, standing, evicted)
+        if self.max_bytes is not None or (standing is None and len(self.entries) == self.max_size):
+            self._make_room(entry, standing, evicted)
         try:
             self.policy.add(key, entry)
         except ValueError:  # a cachetools.Cache: "value too large"
@@ -217,7 +226,7 @@ class MemoryTier:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _make_room(self, key: Hashable, entry: Entry, standing: Entry | None, evicted: list[Evicted]) -> None:
+    def _make_room(self, entry: Entry, standing: Entry | None, evicted: list[Evicted]) -> None:
         """Evict until the entry fits; `standing`, which it replaces, is no longer counted in `bytes`."""
         entries, max_size, max_bytes = self.entries, self.max_size, self.max_bytes
         while entries:

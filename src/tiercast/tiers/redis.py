@@ -3,8 +3,7 @@
 Implementation notes. The epoch is part of a key's name, so that entries of another life of the server
 are not found. Writing is by one-key Lua (redis_scripts.py), which compares `born`, keeps fences and
 refuses loads that took too long, all by the clock of the server that holds the key. Reading is plain
-GET: tombstones and what is past its keep deadline are recognised by the header and never decoded. A
-read in flight when something is invalidated is judged by the ledger of whoever reads, not here.
+GET. A read in flight when something is invalidated is judged by the ledger of whoever reads, not here.
 Nothing raises for I/O: a server that does not answer is a miss or `Put.FAILED`, and is counted.
 """
 
@@ -106,7 +105,7 @@ class RedisTier:
             self.failures.add()
             reading.failed = True
             return reading
-        now = self._now_hex()
+        now = self._clock.wall()
         found = reading.found
         for address, blob in zip(addresses, replies, strict=True):
             if blob is None:
@@ -121,7 +120,9 @@ class RedisTier:
             if envelope is not None:
                 found[address] = envelope
         if found and self._lives is not None:
-            since = yield from self._vouching(self._lives, epoch)
+            since = self._lives.known(epoch, self.connections.lives)
+            if since is None:
+                since = yield from self._vouching(self._lives, epoch)
             if since and any(envelope.born < since for envelope in found.values()):
                 reading.vouched = (epoch, 0)
         return reading
@@ -136,32 +137,22 @@ class RedisTier:
                 self.failures.add()
         return (yield from lives.since(epoch, self.connections.lives)) if self.connections.lives else 0
 
-    def _now_hex(self) -> bytes:
-        return b"%016x" % int(self._clock.wall() * 1000)
-
-    def _open(self, blob: bytes, address: Address, epoch: str, now: bytes, reading: Reading) -> Envelope | None:
+    def _open(self, blob: bytes, address: Address, epoch: str, now: float, reading: Reading) -> Envelope | None:
         """Decode an envelope; None for a tombstone, one past its time, or one that is corrupt or not this entry's."""
-        if (
-            blob[:3] == MAGIC
-            and len(blob) >= HEADER_SIZE
-            and (blob[3:4] in _TOMBSTONES or blob[KEEP_AT:FRESH_AT] <= now)
-        ):
-            return None
         try:
             envelope = unpack(blob)
-        except EnvelopeError:
-            envelope = None
-        # The names are compared because over-long ones are hashed.
-        if (
-            envelope is None
-            or envelope.epoch != epoch
-            or envelope.key != address.key
-            or envelope.scope != address.scope
-        ):
-            reading.corrupt += 1
-            self.corrupt.add()
-            return None
-        return envelope
+            if envelope.flags & TOMBSTONE or envelope.keep_until <= now:
+                return None
+            # The names are compared because over-long ones are hashed.
+            if envelope.epoch == epoch and envelope.key == address.key and envelope.scope == address.scope:
+                return envelope
+        except EnvelopeError:  # which matters to nobody where the header says that nothing is here, or was until now
+            whole = blob[:3] == MAGIC and len(blob) >= HEADER_SIZE
+            if whole and (blob[3:4] in _TOMBSTONES or blob[KEEP_AT:FRESH_AT] <= b"%016x" % int(now * 1000)):
+                return None
+        reading.corrupt += 1
+        self.corrupt.add()
+        return None
 
     def _refused(self, error: object) -> None:
         self.failures.add()
@@ -277,7 +268,7 @@ class RedisTier:
         except Unavailable:
             self.failures.add()
             return FAILED_SCAN, []
-        now = self._now_hex()
+        now = self._clock.wall()
         skip = len(f"{self._fleet}:{epoch}:")
         reading = Reading()
         entries = []
