@@ -3,7 +3,9 @@
 python scripts/check.py            all: the linters, the suite on the other Pythons, everything on this one
 python scripts/check.py lint       only the linters and type checkers
 
-Run by the development environment's interpreter. The last line is pytest's own closing line.
+Run by the development environment's interpreter. The suites mostly wait, so everything on this Python runs beside
+the rest and is shown as it goes; of the rest each step is shown whole, once it has ended. The last line is pytest's
+own closing line of everything on this Python.
 """
 
 from __future__ import annotations
@@ -11,13 +13,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = [name for name in ("src", "tests", "scripts", "examples", "benchmarks") if (ROOT / name).is_dir()]
 TYPING_TESTS = ROOT / "tests" / "typing"
+
+showing = threading.Lock()
+"""Held by whoever writes: a step that is shown as it goes holds it until it ends."""
 
 
 @dataclass
@@ -31,7 +38,17 @@ class Step:
     seconds: float = 0.0
 
     def run(self) -> None:
-        print(f"\n=== {self.title}", flush=True)
+        """Run it, and show what it says when it has ended."""
+        self._run(live=False)
+
+    def run_live(self) -> None:
+        """Run it, and show what it says at once; nobody else shows anything meanwhile."""
+        with showing:
+            self._run(live=True)
+
+    def _run(self, *, live: bool) -> None:
+        if live:
+            print(f"\n=== {self.title}", flush=True)
         begun = time.monotonic()
         # Colours would have to be taken out of the closing line again.
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
@@ -45,15 +62,30 @@ class Step:
             stderr=subprocess.STDOUT,
         )
         assert process.stdout is not None
-        tail = b""
+        said = b""
         while chunk := os.read(process.stdout.fileno(), 65536):  # dots as they come, not line by line
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-            tail = (tail + chunk)[-8192:]
+            said += chunk
+            if live:
+                write(chunk)
         self.status = process.wait()
         self.seconds = time.monotonic() - begun
-        lines = tail.decode(errors="replace").split("\n")
+        lines = said.decode(errors="replace").split("\n")
         self.last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        if not live:
+            with showing:
+                write(f"\n=== {self.title}\n".encode() + said)
+
+
+def write(output: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
+
+
+def run_all(steps: list[Step]) -> None:
+    """Run one step after the other."""
+    for step in steps:
+        step.run()
 
 
 def lint_steps(bin_directory: Path) -> list[Step]:
@@ -72,8 +104,7 @@ def lint_steps(bin_directory: Path) -> list[Step]:
 
 
 def other_suites() -> list[Step]:
-    """The suite without fault runs and packaging, on each other supported Python of this machine, one after another."""
-    # One after another: tests that hold a time limit would disturb each other on two cores.
+    """The suite without fault runs and packaging, on each other supported Python of this machine."""
     own = ".".join(map(str, sys.version_info[:2]))
     listed = subprocess.run([ROOT / "scripts" / "pythons"], capture_output=True, text=True, check=True).stdout
     steps: list[Step] = []
@@ -94,15 +125,18 @@ def other_suites() -> list[Step]:
 
 
 def main(arguments: list[str]) -> int:
-    bin_directory = Path(sys.executable).parent
-    steps = lint_steps(bin_directory)
-    if arguments != ["lint"]:
-        steps += other_suites()
-        # Last, so that its closing line is the last one. It holds the packaging check.
-        steps.append(Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"]))
     begun = time.monotonic()
-    for step in steps:
-        step.run()
+    steps = lint_steps(Path(sys.executable).parent)
+    if arguments == ["lint"]:
+        run_all(steps)
+    else:
+        steps += other_suites()
+        everything = Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"])
+        with ThreadPoolExecutor(1) as beside:
+            rest = beside.submit(run_all, list(steps))
+            everything.run_live()
+            rest.result()
+        steps.append(everything)
     failed = [step for step in steps if step.status]
     print(f"\n=== {len(steps) - len(failed)} of {len(steps)} steps are good, {time.monotonic() - begun:.0f} s")
     for step in steps:
