@@ -4,8 +4,7 @@ python scripts/check.py            all: the linters, the suite on the other Pyth
 python scripts/check.py lint       only the linters and type checkers
 
 Run by the development environment's interpreter. The suites mostly wait, so everything on this Python runs beside
-the rest and is shown as it goes; of the rest each step is shown whole, once it has ended. The last line is pytest's
-own closing line of everything on this Python.
+all the rest. It is shown as it goes, the rest after it, each step whole; the last line is its closing line once more.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,33 +21,22 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = [name for name in ("src", "tests", "scripts", "examples", "benchmarks") if (ROOT / name).is_dir()]
 TYPING_TESTS = ROOT / "tests" / "typing"
 
-showing = threading.Lock()
-"""Held by whoever writes: a step that is shown as it goes holds it until it ends."""
-
 
 @dataclass
 class Step:
-    """One command, and what became of it: its exit status, its last line, and its seconds."""
+    """One command, and what became of it: its exit status, what it said, and its seconds."""
 
     title: str
     command: list[str | Path]
     status: int = 0
-    last_line: str = ""
+    said: bytes = b""
     seconds: float = 0.0
 
-    def run(self) -> None:
-        """Run it, and show what it says when it has ended."""
-        self._run(live=False)
-
-    def run_live(self) -> None:
-        """Run it, and show what it says at once; nobody else shows anything meanwhile."""
-        with showing:
-            self._run(live=True)
-
-    def _run(self, *, live: bool) -> None:
+    def run(self, *, live: bool) -> None:
+        """Run it to its end. `live`: show what it says as it says it; else `show` does."""
+        begun = time.monotonic()
         if live:
             print(f"\n=== {self.title}", flush=True)
-        begun = time.monotonic()
         # Colours would have to be taken out of the closing line again.
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
         environment.pop("FORCE_COLOR", None)
@@ -62,30 +49,33 @@ class Step:
             stderr=subprocess.STDOUT,
         )
         assert process.stdout is not None
-        said = b""
         while chunk := os.read(process.stdout.fileno(), 65536):  # dots as they come, not line by line
-            said += chunk
+            self.said += chunk
             if live:
                 write(chunk)
         self.status = process.wait()
         self.seconds = time.monotonic() - begun
-        lines = said.decode(errors="replace").split("\n")
-        self.last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        if not live:
-            with showing:
-                write(f"\n=== {self.title}\n".encode() + said)
+
+    def show(self) -> None:
+        """Show what it said, whole."""
+        print(f"\n=== {self.title}", flush=True)
+        write(self.said)
+
+    @property
+    def last_line(self) -> str:
+        lines = self.said.decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def write(output: bytes) -> None:
-    sys.stdout.flush()
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()
 
 
-def run_all(steps: list[Step]) -> None:
+def run_all(steps: list[Step], *, live: bool) -> None:
     """Run one step after the other."""
     for step in steps:
-        step.run()
+        step.run(live=live)
 
 
 def lint_steps(bin_directory: Path) -> list[Step]:
@@ -128,15 +118,17 @@ def main(arguments: list[str]) -> int:
     begun = time.monotonic()
     steps = lint_steps(Path(sys.executable).parent)
     if arguments == ["lint"]:
-        run_all(steps)
+        run_all(steps, live=True)
     else:
         steps += other_suites()
         everything = Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"])
         with ThreadPoolExecutor(1) as beside:
-            rest = beside.submit(run_all, list(steps))
-            everything.run_live()
+            rest = beside.submit(run_all, steps, live=False)
+            everything.run(live=True)
             rest.result()
-        steps.append(everything)
+        for step in steps:
+            step.show()
+        steps = [*steps, everything]
     failed = [step for step in steps if step.status]
     print(f"\n=== {len(steps) - len(failed)} of {len(steps)} steps are good, {time.monotonic() - begun:.0f} s")
     for step in steps:
