@@ -72,12 +72,6 @@ def write(output: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def run_all(steps: list[Step], *, live: bool) -> None:
-    """Run one step after the other."""
-    for step in steps:
-        step.run(live=live)
-
-
 def lint_steps(bin_directory: Path) -> list[Step]:
     python = bin_directory / "python"
     steps = [
@@ -118,14 +112,19 @@ def main(arguments: list[str]) -> int:
     begun = time.monotonic()
     steps = lint_steps(Path(sys.executable).parent)
     if arguments == ["lint"]:
-        run_all(steps, live=True)
+        for step in steps:
+            step.run(live=True)
     else:
         steps += other_suites()
         everything = Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"])
-        with ThreadPoolExecutor(1) as beside:
-            rest = beside.submit(run_all, steps, live=False)
+        beside = ThreadPoolExecutor(1)
+        try:
+            rest = [beside.submit(step.run, live=False) for step in steps]
             everything.run(live=True)
-            rest.result()
+            for each in rest:
+                each.result()
+        finally:
+            beside.shutdown(cancel_futures=True)  # after Ctrl-C nothing more begins
         for step in steps:
             step.show()
         steps = [*steps, everything]
