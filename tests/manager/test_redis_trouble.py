@@ -123,7 +123,7 @@ def test_killing_redis_breaks_nothing(own_redis: RedisServer, kind: str) -> None
 def test_constructing_needs_no_redis() -> None:
     """The constructor does no I/O and starts no thread, so nobody has to be there."""
     before = threading.enumerate()
-    cache = manager_of("redis://127.0.0.1:1/0")
+    cache = manager_of("redis://127.0.0.1:1/0", max_staleness=60.0)
     assert [] == [thread for thread in threading.enumerate() if thread not in before]
     assert cache.get("k", "default") == "default"
     assert cache.get_or_set("k", lambda: 7) == 7
