@@ -3,7 +3,8 @@
 python scripts/check.py            all: the linters, the suite on the other Pythons, everything on this one
 python scripts/check.py lint       only the linters and type checkers
 
-Run by the development environment's interpreter. The last line is pytest's own closing line.
+Run by the development environment's interpreter. The suites mostly wait, so everything on this Python runs beside
+all the rest. It is shown as it goes, the rest after it, each step whole; the last line is its closing line once more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +24,19 @@ TYPING_TESTS = ROOT / "tests" / "typing"
 
 @dataclass
 class Step:
-    """One command, and what became of it: its exit status, its last line, and its seconds."""
+    """One command, and what became of it: its exit status, what it said, and its seconds."""
 
     title: str
     command: list[str | Path]
     status: int = 0
-    last_line: str = ""
+    said: bytes = b""
     seconds: float = 0.0
 
-    def run(self) -> None:
-        print(f"\n=== {self.title}", flush=True)
+    def run(self, *, live: bool) -> None:
+        """Run it to its end. `live`: show what it says as it says it; else `show` does."""
         begun = time.monotonic()
+        if live:
+            print(f"\n=== {self.title}", flush=True)
         # Colours would have to be taken out of the closing line again.
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
         environment.pop("FORCE_COLOR", None)
@@ -45,15 +49,27 @@ class Step:
             stderr=subprocess.STDOUT,
         )
         assert process.stdout is not None
-        tail = b""
         while chunk := os.read(process.stdout.fileno(), 65536):  # dots as they come, not line by line
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-            tail = (tail + chunk)[-8192:]
+            self.said += chunk
+            if live:
+                write(chunk)
         self.status = process.wait()
         self.seconds = time.monotonic() - begun
-        lines = tail.decode(errors="replace").split("\n")
-        self.last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def show(self) -> None:
+        """Show what it said, whole."""
+        print(f"\n=== {self.title}", flush=True)
+        write(self.said)
+
+    @property
+    def last_line(self) -> str:
+        lines = self.said.decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def write(output: bytes) -> None:
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
 
 
 def lint_steps(bin_directory: Path) -> list[Step]:
@@ -72,8 +88,7 @@ def lint_steps(bin_directory: Path) -> list[Step]:
 
 
 def other_suites() -> list[Step]:
-    """The suite without fault runs and packaging, on each other supported Python of this machine, one after another."""
-    # One after another: tests that hold a time limit would disturb each other on two cores.
+    """The suite without fault runs and packaging, on each other supported Python of this machine."""
     own = ".".join(map(str, sys.version_info[:2]))
     listed = subprocess.run([ROOT / "scripts" / "pythons"], capture_output=True, text=True, check=True).stdout
     steps: list[Step] = []
@@ -94,15 +109,25 @@ def other_suites() -> list[Step]:
 
 
 def main(arguments: list[str]) -> int:
-    bin_directory = Path(sys.executable).parent
-    steps = lint_steps(bin_directory)
-    if arguments != ["lint"]:
-        steps += other_suites()
-        # Last, so that its closing line is the last one. It holds the packaging check.
-        steps.append(Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"]))
     begun = time.monotonic()
-    for step in steps:
-        step.run()
+    steps = lint_steps(Path(sys.executable).parent)
+    if arguments == ["lint"]:
+        for step in steps:
+            step.run(live=True)
+    else:
+        steps += other_suites()
+        everything = Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"])
+        beside = ThreadPoolExecutor(1)
+        try:
+            rest = [beside.submit(step.run, live=False) for step in steps]
+            everything.run(live=True)
+            for each in rest:
+                each.result()
+        finally:
+            beside.shutdown(cancel_futures=True)  # after Ctrl-C nothing more begins
+        for step in steps:
+            step.show()
+        steps = [*steps, everything]
     failed = [step for step in steps if step.status]
     print(f"\n=== {len(steps) - len(failed)} of {len(steps)} steps are good, {time.monotonic() - begun:.0f} s")
     for step in steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,18 @@ async def eventually_async(holds: Callable[[], object], seconds: float = PATIENC
     while not holds():
         assert time.monotonic() < until, "it did not come to hold"
         await asyncio.sleep(0.002)
+
+
+def last_served(old: object, read: Callable[[], object]) -> float:
+    """Read until the old value is served no more; returns the `time.monotonic` at which the last read began that got it."""
+    until, last = time.monotonic() + PATIENCE, -math.inf
+    while True:
+        began = time.monotonic()
+        if read() != old:
+            return last
+        assert began < until, f"{old!r} is served for ever"
+        last = began
+        time.sleep(0.002)
 
 
 class Gate:

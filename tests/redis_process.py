@@ -220,8 +220,8 @@ class RedisServer:
             self.paused = False
 
     def close(self) -> None:
-        """Stop it and remove its directory; to be started again it would take a new one."""
-        self.stop()
+        """End it and remove its directory; to be started again it would take a new one."""
+        self.kill()  # SIGTERM is seen by a timer only, and nothing is to be kept
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             watchdog.release_directory(self._directory)

@@ -323,6 +323,7 @@ def test_without_the_extra(environ: dict[str, str], tmp_path: Path) -> None:
     """Where typer is not installed, the command names the extra."""
     (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
     environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environ['PYTHONPATH']}"
-    done = Tiercast(environ).run("status")
+    command = [sys.executable, "-m", "tiercast.cli", "status"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "pip install 'tiercast[cli]'" in done.stderr

@@ -147,6 +147,8 @@ class TestDisks:
             found = tiercast.findings()
             assert found["disk space"][0] == "error"
             assert "0 MB free" in found["disk space"][1]
+            assert found["fleet"][0] == "error"
+            assert "proof" not in found  # nobody waits for what a log that cannot be read will not give
         finally:
             subprocess.run(["umount", "-l", str(mount)], check=True)
 

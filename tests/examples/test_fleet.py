@@ -64,7 +64,7 @@ def reads_of(text: str) -> int:
 class TestFleet:
     def test_without_redis_nothing_is_ever_older(self, environment: dict[str, str]) -> None:
         """Four processes over the disk log serve no read that is older than an acknowledged edit."""
-        done = run(environment, "--no-redis", "--seconds", "3")
+        done = run(environment, "--no-redis", "--seconds", "2")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "without Redis, as asked" in done.stdout
         assert "every promise was kept: 0 violations" in done.stdout
@@ -74,7 +74,7 @@ class TestFleet:
 
     def test_with_redis_the_promise_is_kept(self, environment: dict[str, str], redis_server: object) -> None:
         """The same over Redis, with figures for all three tiers."""
-        done = run(environment, "--seconds", "3")
+        done = run(environment, "--seconds", "2")
         assert done.returncode == 0, done.stdout + done.stderr
         for row in ("memory (L1)", "disk (L2)", "Redis (L3)", "origin", "propagation p50 / p99"):
             assert row in done.stdout
@@ -83,7 +83,7 @@ class TestFleet:
 
     def test_the_check_sees_what_was_not_invalidated(self, environment: dict[str, str]) -> None:
         """An editor that tells the cache nothing is found out: violations are counted, and the demo fails."""
-        done = run(environment, "--no-redis", "--seconds", "3", "--mute")
+        done = run(environment, "--no-redis", "--seconds", "2", "--mute")
         assert done.returncode == 1, done.stdout + done.stderr
         assert "FAILED" in done.stdout
         assert "broken promise at" in done.stdout
@@ -107,7 +107,7 @@ class TestFleet:
         ) as process:
             assert process.stdout is not None
             assert "workers" in process.stdout.readline()
-            time.sleep(3.0)  # whatever it is doing then
+            time.sleep(1.0)  # whatever it is doing then
             if number is signal.SIGINT:
                 os.killpg(process.pid, number)
             else:

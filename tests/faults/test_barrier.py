@@ -96,7 +96,7 @@ def test_the_dead_hold_it_up_no_longer_than_their_lease(config: dict[str, Any]) 
         assert time.monotonic() - began < LEASE + 2 * MAX_STALENESS + 1
         began = time.monotonic()
         cache.invalidate_keys(["key"], barrier=5.0)
-        assert time.monotonic() - began < MAX_STALENESS + 0.5
+        assert time.monotonic() - began < LEASE
 
 
 def test_whom_it_cannot_reach_has_stopped_serving_when_it_returns(own_redis: RedisServer) -> None:
@@ -121,4 +121,4 @@ def test_it_returns_where_all_have_left(config: dict[str, Any]) -> None:
         assert puppet.process.wait(10) == 0
         began = time.monotonic()
         cache.invalidate_keys(["key"], barrier=5.0)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < LEASE

@@ -281,6 +281,7 @@ class TestInvalidatedMeanwhile:
         eventually(lambda: waits(cache) == 10)
         old.open("old")
         eventually(lambda: new.calls == 1)
+        eventually(lambda: waits(cache) == 19)  # one of the ten leads, and nine wait once more
         new.open("new")
         assert refreshers.join() == ["new"] * 10
         assert new.calls == 1

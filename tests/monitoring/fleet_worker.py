@@ -25,6 +25,7 @@ def main() -> None:
         monitoring=MonitoringConfig(prometheus_export=exports, export_port=told.get("port", 9090), check_interval=0.2),
     )
     with CacheManager(config) as cache:
+        cache._runtime.sweeper.held += 1  # what dies stays where it is, to be looked at
         cache.coherence.start(20)
         cache.get_or_set(told.get("key", "k"), lambda: {"n": 1}, tags=["worker"])
         for _ in range(told["hits"]):

@@ -202,7 +202,16 @@ MUTANTS = (
     Mutant(
         "a fence stands as long as a load may take",
         (Switch(CoherenceConfig, "fence", property(lambda self: 0.01)),),
-        {**REDIS, "key_ring": 1, "slow_loads": 0.8, "slow": 6.0, "heartbeat": 3.9, **faults(cut_bus=4.0, crash=1.0)},
+        {
+            **REDIS,
+            "key_ring": 1,
+            "slow_loads": 0.8,
+            "slow": 6.0,
+            "heartbeat": 3.9,
+            "think": 0.5,
+            "operations": {"load": 10.0, "delete": 4.0, "look": 2.0},
+            "messages": {"lost": 0.9},
+        },
     ),
     Mutant(
         "loads are judged by the server's clock",

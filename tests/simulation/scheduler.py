@@ -95,6 +95,7 @@ class Scheduler:
         self.running: Thread | None = None
         self.operation: Operation | None = None
         self.limbo: list[tuple[Thread, Operation | None, Step]] = []
+        self.arriving_late = False
         self.trace: deque[tuple[int, float, object, object, object]] = deque(maxlen=remember)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._ordinal = 0
@@ -282,7 +283,9 @@ class Scheduler:
         self.running = thread
         self.counts["arrived late"] += 1
         self.note(thread, f"{step} — arrives late")
+        self.arriving_late = True
         step.effect()
+        self.arriving_late = False
 
     def _blocking(self, thread: Thread, request: Blocking) -> Reply:
         self.note(thread, getattr(request.function, "__name__", request.function))

@@ -179,7 +179,8 @@ class World(Scheduler):
 
     def _made(self, draft: Draft, record: Record | None, operation: Operation, who: str) -> int:
         number = self.oracle.invalidated(draft, self.now, record, harmless=operation.harmless, who=f"{who} {operation}")
-        operation.numbers |= 1 << number
+        if not self.arriving_late:  # else it is one more than what the process sent again, was told of, or queued
+            operation.numbers |= 1 << number
         if operation.value is not None:
             operation.value.own |= 1 << number
             if operation.exclusive:

@@ -68,8 +68,9 @@ def examine(cache: CacheManager, statvfs: Callable[[str], Any] | None = None) ->
             "name a Redis (REDIS_URL) or a directory if several processes are to agree",
         )  # fmt: skip
         return
-    yield from _fleet(cache)
-    yield from _canary(cache)
+    readable = yield from _fleet(cache)
+    if readable:
+        yield from _canary(cache)
 
 
 # -- Redis ----------------------------------------------------------------------------------------
@@ -208,13 +209,13 @@ def _permissions(connections: RedisConnections, fleet: str) -> Generator[Finding
 # -- the fleet ------------------------------------------------------------------------------------
 
 
-def _fleet(cache: CacheManager) -> Iterator[Finding]:
+def _fleet(cache: CacheManager) -> Generator[Finding, None, bool]:
     runtime = cache._runtime
     try:
         fleet = drive(fleet_of(runtime, strict=True))
-    except LogUnavailable as exc:  # pragma: no cover  what was asked just before answered
+    except LogUnavailable as exc:
         yield Finding("error", "fleet", f"the log cannot be read: {exc}", "see the findings above")
-        return
+        return False
     living = [process for process in fleet if process.alive]
     versions = sorted({process.version for process in living if process.version} | {library_version()})
     yield Finding("ok", "fleet", f"{len(living)} live processes on {len({each.host for each in living})} hosts")
@@ -237,6 +238,7 @@ def _fleet(cache: CacheManager) -> Iterator[Finding]:
                 "warning", "outbox", f"{process.host}:{process.pid} has invalidations that Redis has not got",
                 "they are replayed by themselves once it reaches Redis",
             )  # fmt: skip
+    return True
 
 
 def _canary(cache: CacheManager) -> Iterator[Finding]:

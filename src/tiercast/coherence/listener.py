@@ -181,6 +181,8 @@ class Housekeeper:
                 return
             try:
                 self._job()
+            except LogUnavailable:  # so it was for the listener, which says so
+                self.failures.add()
             except Exception as exc:
                 self.failures.add()
                 logger.warning("housekeeping failed: %s", exc, exc_info=exc)

@@ -57,6 +57,14 @@ def make_envelope(address: Address, clock: FakeClock, born: int = 1, **changes: 
     return replace(envelope, **changes)
 
 
+_CLAIMS = {
+    "fences": ("test_bury_fences_the_older_out", "test_a_set_fences_beyond_its_own_end"),
+    "scans": ("test_scan_shows_everything",),
+    "plant": ("test_bytes_of_no_known_form_are_misses",),
+}
+"""Attribute of a contract to the claims that are made where it says so."""
+
+
 class TierContract:
     """The claims of `tiers.base.Tier`. Subclass it in a test module and say how a tier is made.
 
@@ -65,12 +73,20 @@ class TierContract:
             False where a position of the tier's own does (see `arrive`).
         scans: whether `scan` shows what is there.
         plant: a method (tier, address, data) that writes bytes under an address behind the tier's
-            back; None: the claim about corrupt bytes is skipped.
+            back; None: the claim about corrupt bytes is left out.
     """
 
     fences: ClassVar[bool] = True
     scans: ClassVar[bool] = True
     plant: ClassVar[Any] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take out of the suite what this tier does not claim."""
+        super().__init_subclass__(**options)
+        for attribute, claims in _CLAIMS.items():
+            if not getattr(cls, attribute):
+                for claim in claims:
+                    setattr(cls, claim, None)
 
     def make_tier(self, tmp_path: Path, clock: FakeClock) -> Tier:
         """Return a new tier; the suite closes it."""
@@ -219,7 +235,6 @@ class TierContract:
 
     def test_bury_fences_the_older_out(self, tier: Tier, address: Address, clock: FakeClock, run: Run) -> None:
         """After `bury` nothing older comes in; what was born at its position does."""
-        self._need(fences=True)
         run(tier.bury(address, EPOCH, 5, 600.0))
         assert run(tier.put_if_newer(address, make_envelope(address, clock, 4), Guard())) is Put.NEWER
         assert run(tier.get_many([address], EPOCH)).found == {}
@@ -227,7 +242,6 @@ class TierContract:
 
     def test_a_set_fences_beyond_its_own_end(self, tier: Tier, address: Address, clock: FakeClock, run: Run) -> None:
         """An entry put with a fence keeps the older out when it has itself run out, and when it was removed."""
-        self._need(fences=True)
         for short in (False, True):
             now = clock.wall()
             changes = {"fresh_until": now + 0.5, "keep_until": now + 0.5} if short else {}
@@ -296,7 +310,6 @@ class TierContract:
 
     def test_scan_shows_everything(self, tier: Tier, clock: FakeClock, run: Run) -> None:
         """Walking in steps of 10 shows each entry at least once, odd and long keys included."""
-        self._need(scans=True)
         addresses = [Address("region", "o:1", f"key-{number}") for number in range(35)]
         addresses += [Address("odd|region", "", text) for text in ODD_TEXTS]
         wanted = {address: make_envelope(address, clock) for address in addresses}
@@ -306,8 +319,6 @@ class TierContract:
 
     def test_bytes_of_no_known_form_are_misses(self, tier: Tier, address: Address, clock: FakeClock, run: Run) -> None:
         """Corrupt, truncated, foreign and newer bytes are counted and found by nobody, and can be replaced."""
-        if self.plant is None:
-            pytest.skip("this tier offers no way to plant bytes: def plant(self, tier, address, data)")
         good = make_envelope(address, clock)
         for data in (b"", b"\x80\x04K\x01.", b"TC9" + b"0" * 100, b"TC1", b"TC1" + b"z" * 200, b"\x00" * 70_000):
             self.plant(tier, address, data)
@@ -325,10 +336,6 @@ class TierContract:
         assert list(run(tier.get_many([address], EPOCH)).found) == [address]
 
     # -- inside -----------------------------------------------------------------------------
-
-    def _need(self, *, fences: bool = False, scans: bool = False) -> None:
-        if (fences and not self.fences) or (scans and not self.scans):
-            pytest.skip("this tier makes no such claim")
 
     @staticmethod
     def _scanned(tier: Tier) -> Plan[dict[Address, Envelope]]:

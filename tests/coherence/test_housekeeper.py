@@ -1,0 +1,34 @@
+"""The thread that keeps house: what goes wrong there is said once, by whoever noticed first."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from loaders import eventually
+from tiercast.coherence.listener import Housekeeper
+from tiercast.coherence.log import LogUnavailable
+
+
+@pytest.mark.parametrize(("error", "told"), [(LogUnavailable("away"), 0), (ZeroDivisionError("a bug"), 1)])
+def test_it_goes_on_and_tells_only_what_nobody_else_does(
+    error: Exception, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log that is away is counted, for the listener has said so; anything else is told with its traceback."""
+    errors = [error]
+
+    def job() -> None:
+        if errors:
+            raise errors.pop()
+        done.append(True)
+
+    done: list[bool] = []
+    housekeeper = Housekeeper(job, 0.001, "test")
+    with caplog.at_level(logging.WARNING, "tiercast"):
+        housekeeper.start()
+        eventually(lambda: done)
+        housekeeper.stop()
+    assert housekeeper.failures.value == 1
+    assert told == len(caplog.records)
+    assert all(record.exc_info for record in caplog.records)
