@@ -245,7 +245,7 @@ class Operations:
         require: bool,
     ) -> Plan[InvalidationResult]:
         if as_of is None:
-            as_of = current_as_of.get()
+            as_of = current_as_of(self._runtime)
         if as_of is None:
             return (yield from self._set_many(region, {address: value}, ttl, tags, barrier, require, as_type))
         since = since_of(as_of)

@@ -550,8 +550,21 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _forking: list[Runtime] = []
 
 
+def _open_runtimes() -> list[Runtime]:
+    while True:
+        try:
+            return [runtime for runtime in _runtimes if not runtime.closed]
+        except RuntimeError:  # another thread makes a manager at this very moment
+            continue
+
+
+def positions() -> dict[Runtime, tuple[str, int]]:
+    """Return where each manager of this process stands in its log."""
+    return {runtime: runtime.coherence.position() for runtime in _open_runtimes()}
+
+
 def _before_fork() -> None:
-    _forking[:] = sorted((runtime for runtime in _runtimes if not runtime.closed), key=id)
+    _forking[:] = sorted(_open_runtimes(), key=id)
     for runtime in _forking:
         runtime.before_fork()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tiercast import CacheConfig, CacheManager
 from tiercast.decorators import cache_aside, memoize, stampede_protect
 
 
@@ -62,6 +63,26 @@ def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_loa
     assert get_user(1) == "value 2"
     assert manager.get("user:1") == "value 2"
     assert get_user(1) == "value 2"
+
+
+def test_callbacks_may_use_any_manager(manager, origin):
+    """Not only the process's: each stores as of where it stood itself at the miss, and refuses what it saw die since."""
+    with CacheManager(CacheConfig()) as own, CacheManager(CacheConfig()) as late:
+        acts = [lambda: None, lambda: own.invalidate_keys(["user:2"])]
+
+        def save(user_id, value):
+            own.set(f"user:{user_id}", value)
+            late.set(f"user:{user_id}", value)  # used for the first time: where it stood at the miss, nobody knows
+
+        def load(user_id):
+            value = origin(user_id)
+            acts.pop(0)()
+            return value
+
+        get_user = cache_aside(get_from_cache=lambda user_id: own.get(f"user:{user_id}"), save_to_cache=save)(load)
+        assert [get_user(1), get_user(1), get_user(2)] == ["value 1", "value 1", "value 2"]
+        assert own.multi_get(["user:1", "user:2"]) == {"user:1": "value 1"}
+        assert late.multi_get(["user:1", "user:2"]) == {"user:2": "value 2"}
 
 
 def test_an_exception_stores_nothing(manager):

@@ -10,13 +10,14 @@ from ..loading.context import as_of
 from ..loading.loads import is_async
 from ..plans import Plan, drive, drive_async
 from ..region import Ttl
+from ..runtime import positions
 from .bound import Arguments, Keywords, Recipe, Site
 from .cached import recipe_maker
 from .decorated import Decorator
 from .decorating import decorate
 from .keying import KeyLike, TagsLike
 from .parameters import Parameters, function_name
-from .requests import Call, Operation
+from .requests import Call
 
 if TYPE_CHECKING:
     from ..manager import CacheManager
@@ -126,9 +127,9 @@ class Aside:
     def load(self, args: Arguments, kwargs: Keywords) -> Plan[Any]:
         """Run the function and hand what it returned to the user's cache, as of the time before it ran."""
         site = self.site
-        position = yield Operation(site.manager(), "position")
+        missed = positions()  # of all: which manager the callbacks use is their affair
         site.loads.add()
         value = yield Call(site.function, *args, **kwargs)
-        with as_of(position):
+        with as_of(missed):
             yield Call(self.save_to_cache, *args, value, **kwargs)
         return value
