@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stacks import config_of
 from tiercast import CacheManager, EventBasedInvalidation, ScopeConfig, ScopeLevel
-from tiercast.keys import escape_glob, storage_key
+from tiercast.keys import encode_part, escape_glob, storage_key
 from tiercast.plans import drive
 from tiercast.tiers.entry import Address
 
@@ -190,6 +190,9 @@ def test_no_invalidation_of_one_kills_another(
     ways = invalidations(one, tags[0])
     assume(name in ways)
     assume(not (name.startswith("scope") and inside(two.path, one.path)))
+    # An event means its id as written by hand and as decorated functions write it; no other id is written so by either.
+    assume(not (name == "key event" and two.key == encode_part(one.key)))
+    assume(not (name == "tag event" and tags[1] == encode_part(tags[0])))
     cache.set(one.key, "one", tags=[tags[0]], **one.where)
     cache.set(two.key, "two", tags=[tags[1]], **two.where)
     operation, args, kwargs = ways[name]
