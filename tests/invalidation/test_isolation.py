@@ -64,17 +64,16 @@ def places(draw: st.DrawFn) -> Place:
     return Place(draw(regions), scope, tuple(draw(ids) for _ in WAYS[scope]), draw(texts))
 
 
-@pytest.fixture(scope="module")
-def cache(
-    redis_server: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[CacheManager]:
+@pytest.fixture(scope="module", params=["one server", "cluster"])
+def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[CacheManager]:
+    server = request.getfixturevalue("redis_server" if request.param == "one server" else "redis_cluster")
     rule = EventBasedInvalidation(
         {"key": "{key}", "below": "{key}:*", "tag": "tag:{key}", "org": "scope:organization:{key}"}
     )
     config = config_of(
         "memory+disk+redis",
         tmp_path_factory.mktemp("isolation") / "cache",
-        redis_server.url,
+        server.url,
         name="isolation *:{x}",
         scopes=SCOPES,
         invalidation=[rule],
