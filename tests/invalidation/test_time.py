@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from stacks import STACKS, Async, Sync, config_of
-from tiercast import CacheConfig, CacheManager, LocalCacheConfig, TimeBasedInvalidation, cached
+from tiercast import (
+    CacheConfig,
+    CacheManager,
+    DistributedCacheConfig,
+    LocalCacheConfig,
+    TimeBasedInvalidation,
+    cached,
+)
 from tiercast.plans import drive
 from tiercast.testing import FakeClock
 from tiercast.tiers.entry import Address
@@ -181,6 +188,20 @@ def test_ttls_of_weeks_are_kept(make: Make, call: Sync, clock: FakeClock, days: 
     if runtime.default.memory is not None or runtime.disks():
         assert call(cache.get, "k") == 1
     assert all(lefts[0] > 0 for tier, lefts in deadlines(cache, ["k"], clock).items() if tier not in ("PTTL", "remote"))
+
+
+@pytest.mark.parametrize("days", [24.9, 49.8])
+def test_ttls_of_weeks_reach_redis(redis_url: str, call: Sync, days: float) -> None:
+    """As the expiry of the key itself, where the tier's own `ttl` (an hour, if nothing is said) allows it."""
+    remote = DistributedCacheConfig(connection_string=redis_url, ttl=60 * DAY)
+    cache = CacheManager(CacheConfig(distributed=remote, max_lifetime=60 * DAY))
+    call(cache.set, "set", 1, days * DAY)
+    call(cache.get_or_set, "loaded", lambda: 1, timedelta(days=days))
+    runtime: Any = cache._runtime
+    names = [runtime.remote.key_of(Address("default", "", key), cache.position().epoch) for key in ("set", "loaded")]
+    lefts = runtime.connections.execute([("PTTL", name) for name in names])
+    call(cache.close)
+    assert all(abs(left / 1000 - days * DAY) < 60 for left in lefts)
 
 
 @pytest.mark.parametrize("ttl", [0, -1, -0.5, math.nan, timedelta(0), timedelta(seconds=-1)])
