@@ -158,11 +158,16 @@ def test_an_unknown_event_is_ignored_and_counted(alone: CacheManager) -> None:
 
 
 def test_all_of_an_event_is_one_batch(alone: CacheManager) -> None:
-    """Its records take consecutive positions in one append."""
+    """Its records take consecutive positions in one append; so do those of a thousand tags."""
     alone.get("x")
-    appends = alone._runtime.coherence.counters.appends.value
-    alone.handle_event("user.updated", {"id": "1"})
-    assert alone._runtime.coherence.counters.appends.value == appends + 1
+    counters = alone._runtime.coherence.counters
+    for invalidate in (
+        lambda: alone.handle_event("user.updated", {"id": "a/b"}),
+        lambda: alone.invalidate_tags([f"tag {number}" for number in range(1_000)]),
+    ):
+        appends = counters.appends.value
+        invalidate()
+        assert counters.appends.value == appends + 1
 
 
 def test_a_view_handles_an_event_inside_its_scope_only(alone: CacheManager) -> None:
