@@ -82,7 +82,9 @@ class Purging(Operations):
             message = "purge needs tags=, pattern=, scope= or region=; clear() invalidates everything"
             raise InvalidationError(message)
         if wanted and pattern is not None:
-            message = "purge takes tags= or pattern=, not both: no invalidation says both, and either alone says too much"
+            message = (
+                "purge takes tags= or pattern=, not both: no invalidation says both, and either alone says too much"
+            )
             raise InvalidationError(message)
         name = current.name if region is not None or pattern is not None else ""
         if pattern is not None:

@@ -24,7 +24,7 @@ from .coherence.causes import cause_of
 from .coherence.judging import ALIVE, Verdict
 from .coherence.log import Write
 from .config import DEFAULT, Default
-from .invalidation.ttl import jittered
+from .invalidation.ttl import jittered, kept
 from .keys import encode_tag, storage_key
 from .loading.hits import make_hit, make_hits
 from .loading.leases import Fills, Lease, LeaseStore
@@ -38,7 +38,7 @@ from .tiers.sizes import size_of
 if TYPE_CHECKING:
     from .clock import Clock
     from .coherence.coherence import Coherence
-    from .config import RegionConfig
+    from .config import DistributedCacheConfig, LocalCacheConfig, RegionConfig
     from .loading.flights import Flight, Flights
     from .loading.slots import Slots
     from .loading.workers import Workers
@@ -234,6 +234,19 @@ class Region:
         """
         seconds = self._ttl if ttl is DEFAULT else seconds_of(ttl)
         return jittered(seconds, self.jitter, self.rng.random)
+
+    def kept(self, tier: str, seconds: float) -> float:
+        """Return how long a tier keeps an entry whose end is so many seconds away: its own TTL caps that."""
+        settings = self.settings
+        if tier == "remote":
+            own: LocalCacheConfig | DistributedCacheConfig | None = settings.distributed
+        elif tier == "disk":
+            own = settings.disk or settings.local
+        else:
+            own = settings.local
+        if own is None or own.ttl is None:
+            return seconds
+        return kept(seconds, own.ttl, self.jitter, self.rng.random)
 
     def begin(self) -> Begin:
         """Note where this process stands, before a load."""
@@ -504,7 +517,7 @@ class Region:
             entry.local = self.ledger.local_sequence if local is None else local
             now = self.clock.monotonic()
             if settings is not None and settings.ttl is not None:
-                self._cap(entry, now + settings.ttl)
+                self._cap(entry, now + self.kept("local", entry.expires - now))
             entry.fresh_until = self._next_look(entry, now)
             for gone in memory.insert(local_key, entry):
                 self.counters.evictions.add()

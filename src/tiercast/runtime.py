@@ -133,8 +133,9 @@ class Runtime:
 
         limit = self.config.coherence.max_load_time
         return RedisTier(
-            self.connections, self.fleet, distributed, self.clock, max_load_time=limit, first_seen=self._first_seen
-        )
+            self.connections, self.fleet, distributed, self.clock,
+            max_load_time=limit, keeps=self._keeps("remote"), first_seen=self._first_seen,
+        )  # fmt: skip
 
     def _first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
         try:
@@ -185,8 +186,12 @@ class Runtime:
         if found is None:
             from .tiers.disk import DiskTier
 
-            found = self._disks[directory] = DiskTier(directory, local, self.clock)
+            found = self._disks[directory] = DiskTier(directory, local, self.clock, self._keeps("disk"))
         return found
+
+    def _keeps(self, tier: str) -> Callable[[str, float], float]:
+        """Return what tells a tier how long it keeps an entry of a region."""
+        return lambda region, seconds: self.region(region).kept(tier, seconds)
 
     @property
     def _stores(self) -> Sequence[DiskTier]:
