@@ -301,7 +301,12 @@ class Operations:
     ) -> Plan[InvalidationResult]:
         addresses = yield from self._addresses(region, path, mapping)
         values = dict(zip(addresses, mapping.values(), strict=True))
-        return (yield from self._set_many(region, values, ttl, tags, barrier, require))
+        as_of = current_as_of(self._runtime)
+        if as_of is None or not values:
+            return (yield from self._set_many(region, values, ttl, tags, barrier, require))
+        for address, value in values.items():
+            result = yield from self._set(region, address, value, ttl, tags, as_of, None, barrier, require)
+        return result
 
     @staticmethod
     def _addresses(region: Region, path: str, keys: Iterable[str]) -> Plan[list[Address]]:

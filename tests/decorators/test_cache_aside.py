@@ -44,8 +44,9 @@ def test_callbacks_are_asked_first_and_told_last(origin):
         get_user.clear()
 
 
-def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_load(manager, origin):
-    """The value was read before the invalidation: it is handed to the caller and not stored."""
+@pytest.mark.parametrize("several", [False, True])
+def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_load(manager, origin, several):
+    """The value was read before the invalidation: it is handed to the caller and not stored; nor by `multi_set`."""
     invalidating = [True, False]
 
     def load(user_id):
@@ -56,10 +57,15 @@ def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_loa
 
     get_user = cache_aside(
         get_from_cache=lambda user_id: manager.get(f"user:{user_id}"),
-        save_to_cache=lambda user_id, value: manager.set(f"user:{user_id}", value, ttl=60),
+        save_to_cache=lambda user_id, value: (
+            manager.multi_set({f"user:{user_id}": value, "other": value}, ttl=60)
+            if several
+            else manager.set(f"user:{user_id}", value, ttl=60)
+        ),
     )(load)
     assert get_user(1) == "value 1"
     assert manager.get("user:1") is None
+    assert manager.contains("other") is several
     assert get_user(1) == "value 2"
     assert manager.get("user:1") == "value 2"
     assert get_user(1) == "value 2"

@@ -1,4 +1,4 @@
-"""The six kinds of invalidation, through the real log, between two real processes that keep every tier."""
+"""The six kinds of invalidation, and events, through the real log, between two real processes that keep every tier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from partner import Partner
 from servers import wait_until
 from stacks import STACKS, config_of
-from tiercast import CacheManager, CoherenceConfig, ScopeConfig, ScopeLevel
+from tiercast import CacheManager, CoherenceConfig, EventBasedInvalidation, ScopeConfig, ScopeLevel
 
 SCOPES = ScopeConfig([ScopeLevel("organization", "org_id", [ScopeLevel("user", "user_id")])])
 SHARED = tuple(stack for stack in STACKS if stack != "memory")
@@ -30,6 +30,7 @@ class Pair:
             "scopes": SCOPES,
             "name": f"pair {stack}",
             "regions": {"second": {}},
+            "invalidation": [EventBasedInvalidation({"changed": "dead:{id}"})],
             "coherence": CoherenceConfig(heartbeat=0.02),  # barriers end with the others' heartbeats
         }
         self.cache = CacheManager(config_of(stack, directory, url, **settings))
@@ -93,6 +94,7 @@ KINDS: dict[str, tuple[Place, Place, Callable[[Do, str, Place], Any]]] = {
     "pattern": ({}, {}, lambda do, n, more: do("invalidate_pattern", "dead:[0-9]*", **more)),
     "region": ({}, {"region": "second"}, lambda do, n, more: do("clear", "default", **more)),
     "everything": ({"region": "second"}, {}, lambda do, n, more: do("clear", **more)),
+    "event": ({"region": "second"}, {}, lambda do, n, more: do("handle_event", "changed", {"id": n}, **more)),
 }
 
 

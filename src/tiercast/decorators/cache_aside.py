@@ -56,7 +56,7 @@ def cache_aside(
     ``get_from_cache(*arguments)`` answers the value, None meaning a miss, and
     ``save_to_cache(*arguments, value)`` stores it. They get the function's positional
     parameters by position (`self` too), and may be async where the function is. Inside
-    `save_to_cache` a `set` of a manager takes the position of the miss by itself, so that a value
+    `save_to_cache` a `set` or `multi_set` of a manager takes the position of the miss by itself, so that a value
     which was invalidated while it was being loaded is not stored. Concurrent misses are not joined,
     since the key is the callbacks' own.
 
