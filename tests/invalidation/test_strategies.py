@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiercast import build_cache_key
+from tiercast.coherence.records import Draft, Kind
 from tiercast.config import CacheConfig, EntityRule, EventRule, ScopeConfig, ScopeLevel, TimeRule
 from tiercast.errors import ConfigError, InvalidationError
 from tiercast.invalidation import (
@@ -27,6 +28,7 @@ from tiercast.invalidation import (
     parse_target,
     parse_template,
 )
+from tiercast.invalidation.drafts import pattern_draft
 from tiercast.keys import compile_glob, encode_part, scope_child
 
 ids = st.text(st.characters(codec=None), min_size=1) | st.sampled_from(
@@ -164,6 +166,16 @@ def test_entities_have_only_an_id() -> None:
 def test_targets_as_written(text: str, target: Target) -> None:
     """Literal globs are keys; tags are exact; scopes are canonical paths."""
     assert target == parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("glob", "kind", "target"),
+    [("user:1", Kind.KEY, "|user:1"), (r"user:\*", Kind.KEY, "|user:%2A"), ("user:*", Kind.PATTERN, "|user:*"),
+     ("user:?", Kind.PATTERN, "|user:?")],
+)  # fmt: skip
+def test_a_glob_without_wildcards_is_a_key_record(glob: str, kind: Kind, target: str) -> None:
+    """What spells one key leaves no stamp behind."""
+    assert pattern_draft("default", "", glob) == Draft(kind, "default", (target,))
 
 
 @given(ids)
