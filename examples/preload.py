@@ -33,9 +33,7 @@ def capital(cache: CacheManager, country: str) -> str:
 
 def worker(cache: CacheManager, number: int, warm: int, changed: int) -> None:
     """What a worker process does: serve, and serve again after a sibling's invalidation."""
-    print(
-        f"worker {number} serves {capital(cache, 'DE')}, {capital(cache, 'KZ')} from its parent's warm-up", flush=True
-    )
+    say(f"worker {number} serves {capital(cache, 'DE')}, {capital(cache, 'KZ')} from its parent's warm-up")
     os.write(warm, b".")
     os.read(changed, 1)
     known = cache.get("capital:KZ")

@@ -35,12 +35,14 @@ __all__ = [
     "decode_target",
     "encode_key",
     "encode_part",
+    "encode_part_until",
     "encode_pattern_target",
     "encode_target",
     "ends_open",
     "escape_glob",
     "identity",
     "parse_storage_key",
+    "part_end",
     "scope_child",
     "split_path",
     "storage_key",
@@ -82,6 +84,21 @@ def _unescape(match: re.Match[str]) -> str:
 def encode_part(text: str) -> str:
     """Encode a name or id so that it holds no separator, glob character, whitespace or control. Injective."""
     return text if _plain_part(text) else _encode_odd_in_part(_escape, text)
+
+
+def part_end(between: str) -> str:
+    """Return the character at which a part ends before the fixed text `between` and another part; "" for a separator.
+
+    Where that text holds no separator ("{year}-{month}"), its first character is encoded in the part before it as well.
+    """
+    separated = not between or any(encode_part(each) != each for each in between if each != "%")
+    return "" if separated else between[0]
+
+
+def encode_part_until(text: str, end: str) -> str:
+    """Encode a part that ends before the character `end` (see `part_end`)."""
+    encoded = encode_part(text)
+    return encoded.replace(end, "".join(f"%{byte:02X}" for byte in end.encode())) if end else encoded
 
 
 def encode_key(text: str) -> str:

@@ -225,7 +225,7 @@ class Operations(Standing):
         require: bool,
     ) -> Plan[InvalidationResult]:
         if as_of is None:
-            as_of = current_as_of.get()
+            as_of = current_as_of(self._runtime)
         if as_of is None:
             return (yield from self._set_many(region, {address: value}, ttl, tags, barrier, require, as_type))
         since = since_of(as_of)
@@ -281,7 +281,12 @@ class Operations(Standing):
     ) -> Plan[InvalidationResult]:
         addresses = yield from self._addresses(region, path, mapping)
         values = dict(zip(addresses, mapping.values(), strict=True))
-        return (yield from self._set_many(region, values, ttl, tags, barrier, require))
+        as_of = current_as_of(self._runtime)
+        if as_of is None or not values:
+            return (yield from self._set_many(region, values, ttl, tags, barrier, require))
+        for address, value in values.items():
+            result = yield from self._set(region, address, value, ttl, tags, as_of, None, barrier, require)
+        return result
 
     def _set_many(
         self,

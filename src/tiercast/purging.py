@@ -52,7 +52,7 @@ class Purging(Operations):
             "remote". Entries that were dead already count; those that other processes drop do not.
 
         Raises:
-            InvalidationError: nothing says what to purge.
+            InvalidationError: nothing says what to purge, or both tags and a pattern do.
         """
         return drive(self._purge(tags, pattern, region, scope, scope_params))
 
@@ -80,6 +80,11 @@ class Purging(Operations):
         wanted = tags_of(tags)
         if not (wanted or pattern or region or path):
             message = "purge needs tags=, pattern=, scope= or region=; clear() invalidates everything"
+            raise InvalidationError(message)
+        if wanted and pattern is not None:
+            message = (
+                "purge takes tags= or pattern=, not both: no invalidation says both, and either alone says too much"
+            )
             raise InvalidationError(message)
         name = current.name if region is not None or pattern is not None else ""
         if pattern is not None:

@@ -133,8 +133,9 @@ class Runtime:
 
         limit = self.config.coherence.max_load_time
         return RedisTier(
-            self.connections, self.fleet, distributed, self.clock, max_load_time=limit, first_seen=self._first_seen
-        )
+            self.connections, self.fleet, distributed, self.clock,
+            max_load_time=limit, keeps=self._keeps("remote"), first_seen=self._first_seen,
+        )  # fmt: skip
 
     def _first_seen(self, epoch: str, lives: Sequence[str]) -> Plan[int | None]:
         try:
@@ -186,8 +187,12 @@ class Runtime:
         if found is None:
             from .tiers.disk import DiskTier
 
-            found = self._disks[directory] = DiskTier(directory, local, self.clock)
+            found = self._disks[directory] = DiskTier(directory, local, self.clock, self._keeps("disk"))
         return found
+
+    def _keeps(self, tier: str) -> Callable[[str, float], float]:
+        """Return what tells a tier how long it keeps an entry of a region."""
+        return lambda region, seconds: self.region(region).kept(tier, seconds)
 
     @property
     def _stores(self) -> Sequence[DiskTier]:
@@ -559,8 +564,21 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _forking: list[Runtime] = []
 
 
+def _open_runtimes() -> list[Runtime]:
+    while True:
+        try:
+            return [runtime for runtime in _runtimes if not runtime.closed]
+        except RuntimeError:  # another thread makes a manager at this very moment
+            continue
+
+
+def positions() -> dict[Runtime, tuple[str, int]]:
+    """Return where each manager of this process stands in its log."""
+    return {runtime: runtime.coherence.position() for runtime in _open_runtimes()}
+
+
 def _before_fork() -> None:
-    _forking[:] = sorted((runtime for runtime in _runtimes if not runtime.closed), key=id)
+    _forking[:] = sorted(_open_runtimes(), key=id)
     for runtime in _forking:
         runtime.before_fork()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tiercast import CacheConfig, CacheManager
 from tiercast.decorators import cache_aside, memoize, stampede_protect
 
 
@@ -43,8 +44,9 @@ def test_callbacks_are_asked_first_and_told_last(origin):
         get_user.clear()
 
 
-def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_load(manager, origin):
-    """The value was read before the invalidation: it is handed to the caller and not stored."""
+@pytest.mark.parametrize("several", [False, True])
+def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_load(manager, origin, several):
+    """The value was read before the invalidation: it is handed to the caller and not stored; nor by `multi_set`."""
     invalidating = [True, False]
 
     def load(user_id):
@@ -55,13 +57,38 @@ def test_a_set_inside_save_to_cache_loses_to_what_was_invalidated_during_the_loa
 
     get_user = cache_aside(
         get_from_cache=lambda user_id: manager.get(f"user:{user_id}"),
-        save_to_cache=lambda user_id, value: manager.set(f"user:{user_id}", value, ttl=60),
+        save_to_cache=lambda user_id, value: (
+            manager.multi_set({f"user:{user_id}": value, "other": value}, ttl=60)
+            if several
+            else manager.set(f"user:{user_id}", value, ttl=60)
+        ),
     )(load)
     assert get_user(1) == "value 1"
     assert manager.get("user:1") is None
+    assert manager.contains("other") is several
     assert get_user(1) == "value 2"
     assert manager.get("user:1") == "value 2"
     assert get_user(1) == "value 2"
+
+
+def test_callbacks_may_use_any_manager(manager, origin):
+    """Not only the process's: each stores as of where it stood itself at the miss, and refuses what it saw die since."""
+    with CacheManager(CacheConfig()) as own, CacheManager(CacheConfig()) as late:
+        acts = [lambda: None, lambda: own.invalidate_keys(["user:2"])]
+
+        def save(user_id, value):
+            own.set(f"user:{user_id}", value)
+            late.set(f"user:{user_id}", value)  # used for the first time: where it stood at the miss, nobody knows
+
+        def load(user_id):
+            value = origin(user_id)
+            acts.pop(0)()
+            return value
+
+        get_user = cache_aside(get_from_cache=lambda user_id: own.get(f"user:{user_id}"), save_to_cache=save)(load)
+        assert [get_user(1), get_user(1), get_user(2)] == ["value 1", "value 1", "value 2"]
+        assert own.multi_get(["user:1", "user:2"]) == {"user:1": "value 1"}
+        assert late.multi_get(["user:1", "user:2"]) == {"user:2": "value 2"}
 
 
 def test_an_exception_stores_nothing(manager):

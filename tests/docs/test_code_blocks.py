@@ -90,3 +90,14 @@ def test_every_page_can_be_found_from_the_index() -> None:
     """docs/index.md links to every other page."""
     index = text_of(ROOT / "docs" / "index.md")
     assert [] == [page.name for page in DOCS if page.name != "index.md" and f"({page.name})" not in index]
+
+
+@pytest.mark.parametrize("name", ["scopes", "tags", "patterns", "events", "time", "regions"])
+def test_a_page_of_an_idea_says_why(name: str) -> None:
+    """After a summary: the problem, a picture, what was decided, and what was rejected."""
+    summary, *sections = re.split(r"^## ", text_of(ROOT / "docs" / f"{name}.md"), flags=re.MULTILINE)
+    assert len(summary.strip().splitlines()) > 1
+    titles = [section.partition("\n")[0] for section in sections]
+    places = [titles.index(title) for title in ("The problem", "What was decided", "What was rejected")]
+    assert places == sorted(places)
+    assert re.search(r"^```\n.+?^```$", sections[places[0]], re.DOTALL | re.MULTILINE)

@@ -112,6 +112,43 @@ def test_an_id_that_looks_like_a_glob_is_only_an_id(cache: CacheManager, call: S
     )
 
 
+@pytest.mark.parametrize("way", ["event", "entity"])
+@pytest.mark.parametrize("user", ["ada@example.org", "New York", "a:b", "a/b", "*", "50%", "é", "#1"])
+def test_an_event_reaches_what_decorated_functions_stored(alone: CacheManager, user: str, way: str) -> None:
+    """Their templates encode what is odd in an argument; a target means that key as well as the one written by hand."""
+
+    @alone.cached(key="user:{user_id}")
+    def get_user(user_id: str) -> str:
+        return user_id
+
+    @alone.cached(key="user:{user_id}:posts")
+    def posts(user_id: str) -> str:
+        return user_id
+
+    mine, others = ({get_user.cache_key(each), posts.cache_key(each)} for each in (user, "another"))
+    by_hand = {f"user:{user}", f"user:{user}:cart"}
+    assert [function(each) for function in (get_user, posts) for each in (user, "another")] == [user, "another"] * 2
+    alone.multi_set(dict.fromkeys(by_hand, 1))
+    if way == "event":
+        alone.handle_event("user.updated", {"id": user})
+    else:
+        alone.invalidate_entity("user", user)
+    assert others == set(alone.multi_get(mine | others | by_hand))
+
+
+def test_an_event_reaches_the_tags_of_decorated_functions(alone: CacheManager) -> None:
+    """Their templates encode as those of keys do."""
+
+    @alone.cached(key="page of {user_id}", tags=("user:{user_id}",))
+    def page(user_id: str) -> str:
+        return user_id
+
+    page("ada@example.org")
+    alone.set("by hand", 1, tags=["user:ada@example.org"])
+    alone.handle_event("user.updated", {"id": "ada@example.org"})
+    assert {} == alone.multi_get([page.cache_key("ada@example.org"), "by hand"])
+
+
 def test_an_unknown_event_is_ignored_and_counted(alone: CacheManager) -> None:
     """It appends nothing, raises nothing, and the strategy that did not know it counts it."""
     before, position = RULES[0].ignored.value, alone.position()
@@ -121,11 +158,16 @@ def test_an_unknown_event_is_ignored_and_counted(alone: CacheManager) -> None:
 
 
 def test_all_of_an_event_is_one_batch(alone: CacheManager) -> None:
-    """Its records take consecutive positions in one append."""
+    """Its records take consecutive positions in one append; so do those of a thousand tags."""
     alone.get("x")
-    appends = alone._runtime.coherence.counters.appends.value
-    alone.handle_event("user.updated", {"id": "1"})
-    assert alone._runtime.coherence.counters.appends.value == appends + 1
+    counters = alone._runtime.coherence.counters
+    for invalidate in (
+        lambda: alone.handle_event("user.updated", {"id": "a/b"}),
+        lambda: alone.invalidate_tags([f"tag {number}" for number in range(1_000)]),
+    ):
+        appends = counters.appends.value
+        invalidate()
+        assert counters.appends.value == appends + 1
 
 
 def test_a_view_handles_an_event_inside_its_scope_only(alone: CacheManager) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stacks import config_of
 from tiercast import CacheManager, EventBasedInvalidation, ScopeConfig, ScopeLevel
-from tiercast.keys import escape_glob, storage_key
+from tiercast.keys import encode_part, escape_glob, storage_key
 from tiercast.plans import drive
 from tiercast.tiers.entry import Address
 
@@ -64,17 +64,16 @@ def places(draw: st.DrawFn) -> Place:
     return Place(draw(regions), scope, tuple(draw(ids) for _ in WAYS[scope]), draw(texts))
 
 
-@pytest.fixture(scope="module")
-def cache(
-    redis_server: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[CacheManager]:
+@pytest.fixture(scope="module", params=["one server", "cluster"])
+def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[CacheManager]:
+    server = request.getfixturevalue("redis_server" if request.param == "one server" else "redis_cluster")
     rule = EventBasedInvalidation(
         {"key": "{key}", "below": "{key}:*", "tag": "tag:{key}", "org": "scope:organization:{key}"}
     )
     config = config_of(
         "memory+disk+redis",
         tmp_path_factory.mktemp("isolation") / "cache",
-        redis_server.url,
+        server.url,
         name="isolation *:{x}",
         scopes=SCOPES,
         invalidation=[rule],
@@ -190,6 +189,9 @@ def test_no_invalidation_of_one_kills_another(
     ways = invalidations(one, tags[0])
     assume(name in ways)
     assume(not (name.startswith("scope") and inside(two.path, one.path)))
+    # An event means its id as written by hand and as decorated functions write it; no other id is written so by either.
+    assume(not (name == "key event" and two.key == encode_part(one.key)))
+    assume(not (name == "tag event" and tags[1] == encode_part(tags[0])))
     cache.set(one.key, "one", tags=[tags[0]], **one.where)
     cache.set(two.key, "two", tags=[tags[1]], **two.where)
     operation, args, kwargs = ways[name]

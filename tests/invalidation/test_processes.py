@@ -1,7 +1,8 @@
-"""The six kinds of invalidation, through the real log, between two real processes that keep every tier."""
+"""The six kinds of invalidation, and events, through the real log, between two real processes that keep every tier."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from partner import Partner
 from servers import wait_until
 from stacks import STACKS, config_of
-from tiercast import CacheManager, CoherenceConfig, ScopeConfig, ScopeLevel
+from tiercast import CacheManager, CoherenceConfig, EventBasedInvalidation, ScopeConfig, ScopeLevel
 
 SCOPES = ScopeConfig([ScopeLevel("organization", "org_id", [ScopeLevel("user", "user_id")])])
 SHARED = tuple(stack for stack in STACKS if stack != "memory")
@@ -29,7 +30,8 @@ class Pair:
             "scopes": SCOPES,
             "name": f"pair {stack}",
             "regions": {"second": {}},
-            "coherence": CoherenceConfig(heartbeat=0.05),  # barriers end with the others' heartbeats
+            "invalidation": [EventBasedInvalidation({"changed": "dead:{id}"})],
+            "coherence": CoherenceConfig(heartbeat=0.02),  # barriers end with the others' heartbeats
         }
         self.cache = CacheManager(config_of(stack, directory, url, **settings))
         self.partner = Partner(stack, directory, url, **settings)
@@ -38,7 +40,6 @@ class Pair:
 
     def here(self, kind: str) -> Do:
         """Do an operation in this process."""
-        import asyncio
 
         def do(operation: str, *args: Any, **kwargs: Any) -> Any:
             if kind == "sync":
@@ -93,6 +94,7 @@ KINDS: dict[str, tuple[Place, Place, Callable[[Do, str, Place], Any]]] = {
     "pattern": ({}, {}, lambda do, n, more: do("invalidate_pattern", "dead:[0-9]*", **more)),
     "region": ({}, {"region": "second"}, lambda do, n, more: do("clear", "default", **more)),
     "everything": ({"region": "second"}, {}, lambda do, n, more: do("clear", **more)),
+    "event": ({"region": "second"}, {}, lambda do, n, more: do("handle_event", "changed", {"id": n}, **more)),
 }
 
 
@@ -129,6 +131,21 @@ def test_what_is_set_after_it_lives_in_both(name: str, ends: tuple[Do, Do]) -> N
     assert ["new", "new"] == [do("get", f"dead:{n}", **place(dead)) for do in (one, other)]
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_what_was_computed_before_it_is_not_stored_after_it(name: str, ends: tuple[Do, Do]) -> None:
+    """A `set(as_of=…)` of what was read before it leaves the key empty; one of what was read after it is kept."""
+    one, other = ends
+    dead, _, invalidate = KINDS[name]
+    n = str(next(numbers))
+    before = other("position")
+    other("set", f"dead:{n}", "old", **dead)
+    invalidate(one, n, {})
+    other("set", f"dead:{n}", "late", as_of=before, **dead)
+    assert [None, None] == [do("get", f"dead:{n}", **place(dead)) for do in (other, one)]
+    other("set", f"dead:{n}", "true", as_of=other("position"), **dead)
+    assert other("get", f"dead:{n}", **place(dead)) == "true"
+
+
 def test_without_a_barrier_it_takes_effect_soon(pair: Pair, kind: str) -> None:
     """The bus, or on one host the log's own head, carries it without any waiting by the one who invalidates."""
     here, there = pair.here(kind), pair.there(kind)
@@ -139,6 +156,39 @@ def test_without_a_barrier_it_takes_effect_soon(pair: Pair, kind: str) -> None:
     if pair.cache._runtime.log.kind == "disk":
         assert there("get", n) is None
     wait_until(lambda: there("get", n) is None, 5.0, "the other process to hear of it")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("way", ["get_or_set", "write_through", "cache_aside"])
+def test_a_function_that_it_overtakes_stores_nothing(pair: Pair, kind: str, name: str, way: str) -> None:
+    """Invalidated by another process while a function here loads or writes: its caller gets the value, and no tier keeps it."""
+    here, there, cache = pair.here(kind), pair.there(kind), pair.cache
+    dead, _, invalidate = KINDS[name]
+    n = str(next(numbers))
+    key, where = f"dead:{n}", place(dead)
+
+    def sync(org_id: str = "1", user_id: str = "2") -> str:
+        invalidate(there, n, {})
+        return "old"
+
+    async def coroutine(org_id: str = "1", user_id: str = "2") -> str:
+        return sync()
+
+    function = sync if kind == "sync" else coroutine
+    if way == "get_or_set":
+        answer = here("get_or_set", key, function, **dead)
+    else:
+        if way == "write_through":
+            options = {option: value for option, value in dead.items() if option in ("scope", "region", "tags")}
+            decorated = cache.write_through(key=key, **options)(function)
+        else:
+            decorated = cache.cache_aside(
+                get_from_cache=lambda org_id, user_id: cache.get(key, **where),
+                save_to_cache=lambda org_id, user_id, value: cache.set(key, value, **dead),
+            )(function)
+        answer = decorated() if kind == "sync" else asyncio.run(decorated())
+    assert answer == "old"
+    assert [None, None] == [do("get", key, **where) for do in (here, there)]
 
 
 def test_tags_added_later_count_in_the_other_process(pair: Pair, kind: str) -> None:

@@ -18,7 +18,6 @@ SCOPES = ScopeConfig([ScopeLevel("organization", "org_id")])
 figures = logging.getLogger("figures")  # to be seen with --log-cli-level=INFO
 
 FEW, MANY = 1_000, 1_000_000
-ROUNDS = 200
 
 
 def filled(count: int, tags: tuple[str, ...] = ("t",)) -> CacheManager:
@@ -49,9 +48,9 @@ def test_an_entry_grows_by_no_more_than_its_own_tags() -> None:
     """No index: with tags, an entry takes the tuple more and nothing else; shared tags take nothing at all."""
 
     def bytes_of(tags: Callable[[int], tuple[str, ...]]) -> float:
-        cache = CacheManager(CacheConfig(local=LocalCacheConfig(max_size=100_000)))
+        cache = CacheManager(CacheConfig(local=LocalCacheConfig(max_size=10_000)))
         cache.get("start")
-        values = [object() for _ in range(10_000)]
+        values = [object() for _ in range(3_000)]
         gc.collect()
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
@@ -93,16 +92,6 @@ KINDS: dict[str, Callable[[CacheManager, int], object]] = {
 }
 
 
-def best(work: Callable[[int], object], rounds: int = ROUNDS) -> float:
-    """The quickest of many turns, in seconds."""
-    quickest = float("inf")
-    for number in range(rounds):
-        began = time.perf_counter()
-        work(number)
-        quickest = min(quickest, time.perf_counter() - began)
-    return quickest
-
-
 @pytest.mark.fault
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "regular pattern"])
 def test_the_first_read_after_it_takes_microseconds(pair: tuple[CacheManager, CacheManager], kind: str) -> None:
@@ -129,15 +118,41 @@ def test_the_first_read_after_it_takes_microseconds(pair: tuple[CacheManager, Ca
 def test_an_invalidation_over_a_million_costs_what_it_costs_over_a_thousand(
     pair: tuple[CacheManager, CacheManager], kind: str
 ) -> None:
-    """At most 1.2 times as long (the best of three tries of the best of 200)."""
-    few, many = pair
-    ratios = []
-    for turn in range(3):
-        one = best(lambda number, turn=turn: KINDS[kind](few, number + turn * ROUNDS))
-        million = best(lambda number, turn=turn: KINDS[kind](many, number + turn * ROUNDS))
-        ratios.append(million / one)
-    figures.info("%s: %.1f us over a million, %.2f times that over a thousand", kind, million * 1e6, min(ratios))
-    assert min(ratios) <= 1.2
+    """At most 1.2 times as long: the quickest of 200 each, taken in turns; on a busy machine, of up to a thousand."""
+    quickest = [float("inf")] * 2
+    for turn in range(1_000):
+        for number, cache in enumerate(pair):
+            began = time.perf_counter()
+            KINDS[kind](cache, turn)
+            quickest[number] = min(quickest[number], time.perf_counter() - began)
+        if turn >= 200 and quickest[1] <= 1.2 * quickest[0]:
+            break
+    few, many = quickest
+    figures.info("%s: %.1f us over a million, %.2f times that over a thousand", kind, many * 1e6, many / few)
+    assert many <= 1.2 * few
+
+
+@pytest.mark.fault
+def test_many_prefixes_cost_a_read_no_more_than_one_of_their_length() -> None:
+    """Ten thousand patterns `prefix*` are one look-up for each distinct length: at most 1.5 times the read with one of them."""
+    with CacheManager(CacheConfig()) as one, CacheManager(CacheConfig()) as many:
+        for cache, count in ((one, 1), (many, 10_000)):
+            for number in range(count):
+                cache.invalidate_pattern(f"prefix {number:05}:*")
+            cache.set("prefix to nothing", 1)
+        quickest = [float("inf")] * 2
+        for turn in range(2_000):
+            for number, cache in enumerate((one, many)):
+                cache.invalidate_pattern("prefix 00000:*")
+                began = time.perf_counter()
+                assert cache.get("prefix to nothing") == 1
+                quickest[number] = min(quickest[number], time.perf_counter() - began)
+            if turn >= 200 and quickest[1] <= 1.5 * quickest[0]:
+                break
+        figures.info(
+            "first read after a pattern, with 10,000 prefixes: %.2f times that with one", quickest[1] / quickest[0]
+        )
+        assert quickest[1] <= 1.5 * quickest[0]
 
 
 @pytest.mark.fault

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tiercast import build_cache_key
+from tiercast.coherence.records import Draft, Kind
 from tiercast.config import CacheConfig, EntityRule, EventRule, ScopeConfig, ScopeLevel, TimeRule
 from tiercast.errors import ConfigError, InvalidationError
 from tiercast.invalidation import (
@@ -26,7 +28,8 @@ from tiercast.invalidation import (
     parse_target,
     parse_template,
 )
-from tiercast.keys import compile_glob, scope_child
+from tiercast.invalidation.drafts import pattern_draft
+from tiercast.keys import compile_glob, encode_part, scope_child
 
 ids = st.text(st.characters(codec=None), min_size=1) | st.sampled_from(
     ["*", "1/user:2", "tag:x", "scope:a:1", "[a", "\\"]
@@ -165,30 +168,59 @@ def test_targets_as_written(text: str, target: Target) -> None:
     assert target == parse_target(text)
 
 
+@pytest.mark.parametrize(
+    ("glob", "kind", "target"),
+    [("user:1", Kind.KEY, "|user:1"), (r"user:\*", Kind.KEY, "|user:%2A"), ("user:*", Kind.PATTERN, "|user:*"),
+     ("user:?", Kind.PATTERN, "|user:?")],
+)  # fmt: skip
+def test_a_glob_without_wildcards_is_a_key_record(glob: str, kind: Kind, target: str) -> None:
+    """What spells one key leaves no stamp behind."""
+    assert pattern_draft("default", "", glob) == Draft(kind, "default", (target,))
+
+
 @given(ids)
 @example("tag:other")
 @example("scope:global")
 @example("\\tag:x")
+@example("ada@example.org")
 def test_a_value_matches_itself_alone(value: str) -> None:
-    """G8: in every place a value stands for itself; it makes no tag, no other scope, no wider glob."""
-    rule = PatternBasedInvalidation({"e": ["{id}", "k:{id}", "k:{id}:*", "{id}*", "tag:t:{id}", "scope:user:{id}"]})
-    whole, key, below, prefix, tag, scope = entity_targets([rule], "e", value)
-    assert Target("key", value) == whole
-    assert Target("key", f"k:{value}") == key
-    for target, begin in ((below, f"k:{value}:"), (prefix, value)):
-        glob = compile_glob(target.text)
-        assert ("pattern", "prefix", begin) == (target.kind, glob.kind, glob.text)
-    assert Target("tag", f"t:{value}") == tag
-    assert Target("scope", scope_child("", "user", value)) == scope
+    """G8: in every place a value stands for itself, as it is and as decorators spell it; it makes no tag, no other scope, no wider glob."""
+    spellings = dict.fromkeys((value, encode_part(value)))
+    places: dict[str, set[Target]] = {
+        "{id}": {Target("key", each) for each in spellings},
+        "k:{id}": {Target("key", f"k:{each}") for each in spellings},
+        "tag:t:{id}": {Target("tag", f"t:{each}") for each in spellings},
+        "scope:user:{id}": {Target("scope", scope_child("", "user", value))},
+    }
+    for template, expected in places.items():
+        assert expected == set(entity_targets([PatternBasedInvalidation({"e": template})], "e", value))
+    for template, end in (("k:{id}:*", ":"), ("{id}*", "")):
+        targets = entity_targets([PatternBasedInvalidation({"e": template})], "e", value)
+        globs = [compile_glob(target.text) for target in targets if target.kind == "pattern"]
+        assert len(globs) == len(targets) == len(spellings)
+        begin = "k:" if end else ""
+        assert {("prefix", f"{begin}{each}{end}") for each in spellings} == {(glob.kind, glob.text) for glob in globs}
 
 
 @given(ids, ids)
 def test_a_value_between_wildcards_is_literal(value: str, other: str) -> None:
-    """In a glob with wildcards all around, the value matches only its own text."""
-    glob = compile_glob(parse_template("?:{id}:*:[ab]").render(lambda field: value))
-    assert glob.match(f"x:{value}:\n:a")
-    if other.split(":", maxsplit=1)[0] != value.split(":", maxsplit=1)[0]:
-        assert not glob.match(f"x:{other}:a")
+    """In a glob with wildcards all around, the value matches only its own text, in either spelling."""
+    spelled = parse_template("?:{id}:*:[ab]").render(lambda field: value)
+    globs = [compile_glob(text) for text in spelled]
+    assert globs[0].match(f"x:{value}:\n:a")
+    assert globs[-1].match(f"x:{encode_part(value)}:\n:a")
+    begins = [text.split(":", maxsplit=1)[0] for text in (value, encode_part(value))]
+    if other.split(":", maxsplit=1)[0] not in begins:
+        assert not any(glob.match(f"x:{other}:\n:a") for glob in globs)
+
+
+@given(ids, ids)
+@pytest.mark.parametrize("template", ["k:{a}:{b}", "{a}-{b}", "{a}/x/{b}:y", "tag:{a}xy{b}"])
+def test_a_target_names_what_the_decorators_template_makes(template: str, a: str, b: str) -> None:
+    """Whatever the values: one of its spellings is the key, or the tag, that a decorated function has for them."""
+    rule = EventBasedInvalidation({"e": template})
+    targets = {target.text for target in event_targets([rule], "e", {"a": a, "b": b})}
+    assert build_cache_key(template.removeprefix("tag:"), kwargs={"a": a, "b": b}) in targets
 
 
 def test_targets_of_several_strategies_are_gathered_once() -> None:

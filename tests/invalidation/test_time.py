@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from stacks import STACKS, Async, Sync, config_of
-from tiercast import CacheConfig, CacheManager, LocalCacheConfig, TimeBasedInvalidation, cached
+from tiercast import (
+    CacheConfig,
+    CacheManager,
+    DistributedCacheConfig,
+    LocalCacheConfig,
+    TimeBasedInvalidation,
+    cached,
+)
 from tiercast.plans import drive
 from tiercast.testing import FakeClock
 from tiercast.tiers.entry import Address
@@ -92,20 +99,49 @@ def test_jitter_is_applied_to_every_stored_ttl(make: Make, call: Sync, clock: Fa
         else:
             call(cache.get_or_set, key, lambda: 1)
     found = deadlines(cache, keys, clock)
+    real = time.monotonic() - began  # by which Redis's own clock has moved
     first = next(iter(found.values()))
-    took = time.monotonic() - began
     for tier, lefts in found.items():
-        late = took if tier == "PTTL" else 0.0  # the server's clock is no fake one
         if tier == "PTTL" and way != "get_or_set":
             # Redis keeps a key at least as long as its fence; what is served is judged by the deadline.
             assert all(left >= 600 for left in lefts)
             continue
-        assert all(799.9 - late <= left <= 1200.1 for left in lefts), tier
-        fifths = [sum(int((min(left, 1199.9) - 800) / 80) == fifth for left in lefts) for fifth in range(5)]
+        assert all(799.9 - real <= left <= 1200.1 for left in lefts), tier
+        fifths = [sum(int((min(max(left, 800), 1199.9) - 800) / 80) == fifth for left in lefts) for fifth in range(5)]
         assert all(25 <= count <= 80 for count in fifths), (tier, fifths)  # 50 each; six standard deviations
-        assert all(abs(one - other) < 1.5 + late for one, other in zip(lefts, first, strict=True)), (
+        assert all(abs(one - other) < 1.5 + real for one, other in zip(lefts, first, strict=True)), (
             "another draw for each tier"
         )
+
+
+@pytest.mark.parametrize("ttl", [1000, 5000])
+def test_a_tiers_own_ttl_is_jittered_too(redis_url: str, tmp_path: Path, clock: FakeClock, ttl: int) -> None:
+    """Neither a TTL of the cap's own length nor a longer one ends at the cap, where all that was stored together would."""
+    config = CacheConfig(
+        ttl=ttl,
+        ttl_jitter=0.2,
+        local=LocalCacheConfig(ttl=1000),
+        disk=LocalCacheConfig(type="file", directory=tmp_path / "c", ttl=1000),
+        distributed=DistributedCacheConfig(connection_string=redis_url, ttl=1000),
+    )
+    keys = [f"k{number}" for number in range(250)]
+    began = time.monotonic()
+    with CacheManager(config, clock=clock) as cache:
+        for key in keys:
+            cache.get_or_set(key, lambda: 1)
+        found = deadlines(cache, keys, clock)
+        memory = cache._runtime.default.memory
+        assert memory is not None
+        found["memory"] = [
+            min(entry.expires, entry.capped) - clock.monotonic() for entry in map(memory.entries.__getitem__, keys)
+        ]
+    real = time.monotonic() - began
+    found.pop("remote")  # the deadline that is written there is the entry's own; the key's expiry is the tier's
+    assert found.keys() == {"memory", "disk", "PTTL"}
+    for tier, lefts in found.items():
+        assert all(799.9 - real <= left <= 1200.1 for left in lefts), tier
+        fifths = [sum(int((min(max(left, 800), 1199.9) - 800) / 80) == fifth for left in lefts) for fifth in range(5)]
+        assert all(25 <= count <= 80 for count in fifths), (tier, fifths)
 
 
 def test_without_jitter_every_deadline_is_the_ttl(make: Make, call: Sync, clock: FakeClock) -> None:
@@ -184,6 +220,20 @@ def test_ttls_of_weeks_are_kept(make: Make, call: Sync, clock: FakeClock, days: 
     if runtime.default.memory is not None or runtime.disks():
         assert call(cache.get, "k") == 1
     assert all(lefts[0] > 0 for tier, lefts in deadlines(cache, ["k"], clock).items() if tier not in ("PTTL", "remote"))
+
+
+@pytest.mark.parametrize("days", [24.9, 49.8])
+def test_ttls_of_weeks_reach_redis(redis_url: str, call: Sync, days: float) -> None:
+    """As the expiry of the key itself, where the tier's own `ttl` (an hour, if nothing is said) allows it."""
+    remote = DistributedCacheConfig(connection_string=redis_url, ttl=60 * DAY)
+    cache = CacheManager(CacheConfig(distributed=remote, max_lifetime=60 * DAY))
+    call(cache.set, "set", 1, days * DAY)
+    call(cache.get_or_set, "loaded", lambda: 1, timedelta(days=days))
+    runtime: Any = cache._runtime
+    names = [runtime.remote.key_of(Address("default", "", key), cache.position().epoch) for key in ("set", "loaded")]
+    lefts = runtime.connections.execute([("PTTL", name) for name in names])
+    call(cache.close)
+    assert all(abs(left / 1000 - days * DAY) < 60 for left in lefts)
 
 
 @pytest.mark.parametrize("ttl", [0, -1, -0.5, math.nan, timedelta(0), timedelta(seconds=-1)])
@@ -307,6 +357,28 @@ def test_a_tiers_own_ttl_only_caps_that_tier(tmp_path: Path, clock: FakeClock) -
         clock.advance(90)
         cache.coherence.settle()
         assert cache.get("k") is None
+
+
+def test_a_disks_own_ttl_caps_what_it_keeps(tmp_path: Path, clock: FakeClock) -> None:
+    """By region, where they share a directory; memory above it keeps its own copy to its end."""
+    disk = LocalCacheConfig(type="file", directory=tmp_path / "c", ttl=10)
+    config = CacheConfig(ttl=100, disk=disk, regions={"long": {"ttl": 100, "disk": {"ttl": 50}}})
+    with CacheManager(config, clock=clock) as cache:
+        runtime = cache._runtime
+        for key, region in (("above", None), ("below", None), ("long", "long")):
+            cache.set(key, 1, region=region)
+        for name in (None, "long"):
+            memory = runtime.region(name).memory
+            assert memory is not None
+            for key in ("below", "long"):
+                memory.pop(key)
+        clock.advance(11)
+        cache.coherence.settle()
+        assert (cache.get("above"), cache.get("below"), cache.get("long", region="long")) == (1, None, 1)
+        assert 88 < (cache.ttl("above") or 0) < 90
+        clock.advance(40)
+        cache.coherence.settle()
+        assert cache.get("long", region="long") is None
 
 
 def test_redis_lets_go_by_itself(redis_url: str, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from ..loading.context import as_of
 from ..loading.loads import is_async
 from ..plans import Plan, drive, drive_async
 from ..region import Ttl
+from ..runtime import positions
 from .bound import Arguments, Keywords, Recipe, Site
 from .cached import recipe_maker
 from .decorated import Decorator
 from .decorating import decorate
 from .keying import KeyLike, TagsLike
 from .parameters import Parameters, function_name
-from .requests import Call, Operation
+from .requests import Call
 
 if TYPE_CHECKING:
     from ..manager import CacheManager
@@ -55,7 +56,7 @@ def cache_aside(
     ``get_from_cache(*arguments)`` answers the value, None meaning a miss, and
     ``save_to_cache(*arguments, value)`` stores it. They get the function's positional
     parameters by position (`self` too), and may be async where the function is. Inside
-    `save_to_cache` a `set` of a manager takes the position of the miss by itself, so that a value
+    `save_to_cache` a `set` or `multi_set` of a manager takes the position of the miss by itself, so that a value
     which was invalidated while it was being loaded is not stored. Concurrent misses are not joined,
     since the key is the callbacks' own.
 
@@ -126,9 +127,9 @@ class Aside:
     def load(self, args: Arguments, kwargs: Keywords) -> Plan[Any]:
         """Run the function and hand what it returned to the user's cache, as of the time before it ran."""
         site = self.site
-        position = yield Operation(site.manager(), "position")
+        missed = positions()  # of all: which manager the callbacks use is their affair
         site.loads.add()
         value = yield Call(site.function, *args, **kwargs)
-        with as_of(position):
+        with as_of(missed):
             yield Call(self.save_to_cache, *args, value, **kwargs)
         return value

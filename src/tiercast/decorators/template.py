@@ -24,7 +24,7 @@ from string import Formatter
 from typing import Any
 
 from ..errors import KeyTemplateError
-from ..keys import encode_part, escape_glob
+from ..keys import encode_part, encode_part_until, escape_glob, part_end
 from .default_key import UnkeyableError, class_name, text
 from .parameters import Parameters
 
@@ -195,15 +195,14 @@ def _parse_field(source: str, name: str, spec: str, conversion: str, between: st
 
 def _stop(source: str, between: str) -> str:
     """Return the character at which a field ends before the text `between`, where it is no separator anyway."""
-    if not between or any(encode_part(each) != each for each in between if each != "%"):
-        return ""
-    if between[0] in "0123456789ABCDEF%":  # what encoded characters are written with
+    end = part_end(between)
+    if end and end in "0123456789ABCDEF%":  # what encoded characters are written with
         message = (
             f"key template {source!r}: {between!r} does not part two fields, so that different arguments "
             f"could make the same key; put a separator such as ':' there"
         )
         raise KeyTemplateError(message)
-    return between[0]
+    return end
 
 
 def part(value: Any) -> str:
@@ -219,8 +218,7 @@ def part(value: Any) -> str:
 
 def part_until(value: Any, stop: str) -> str:
     """Render a value as a part of a key that ends before `stop`, encoding that character as well."""
-    rendered = part(value)
-    return rendered.replace(stop, "".join(f"%{byte:02X}" for byte in stop.encode())) if stop in rendered else rendered
+    return encode_part_until(plain(value), stop)
 
 
 def plain(value: Any) -> str:

@@ -22,7 +22,17 @@ from uuid import UUID
 
 from ..config import GLOBAL, EntityRule, EventRule
 from ..errors import InvalidationError
-from ..keys import ROOT, compile_glob, encode_part, ends_open, escape_glob, identity, split_path
+from ..keys import (
+    ROOT,
+    compile_glob,
+    encode_part,
+    encode_part_until,
+    ends_open,
+    escape_glob,
+    identity,
+    part_end,
+    split_path,
+)
 
 TAG = "tag:"
 SCOPE = "scope:"
@@ -97,19 +107,30 @@ class TargetTemplate:
         """The fields, in order."""
         return tuple(field for _, field in self.pieces if field is not None)
 
-    def render(self, value_of: Callable[[str], str]) -> str:
-        """Put values, escaped for their place, into the template; the outcome is text for `parse_target`.
+    def render(self, value_of: Callable[[str], str]) -> list[str]:
+        """Put values, escaped for their place, into the template; each outcome is text for `parse_target`.
+
+        A value with a separator in it is spelled in two ways: as it is, which is how one
+        writes a key or tag by hand, and percent-encoded, as the decorators' templates write it.
 
         Args:
             value_of: answers the text (not empty) of a field.
         """
-        escape = {"glob": escape_glob, "tag": str.__str__, "scope": encode_part}[self.kind]
-        text = "".join(
-            literal + (escape(value_of(field)) if field is not None else "") for literal, field in self.pieces
+        values = [(literal, "" if field is None else value_of(field)) for literal, field in self.pieces]
+        ends = [*(part_end(literal) if field is not None else "" for literal, field in self.pieces[1:]), ""]
+        if self.kind == "scope":
+            return ["".join(literal + encode_part(value) for literal, value in values)]
+        escape = escape_glob if self.kind == "glob" else str.__str__
+        spelled: tuple[str, ...] = (
+            "".join(literal + escape(value) for literal, value in values),
+            "".join(
+                literal + encode_part_until(value, end) for (literal, value), end in zip(values, ends, strict=True)
+            ),
         )
-        if self.kind == "glob" and text.startswith((TAG, SCOPE)):
-            return f"\\{text}"  # a value wrote that; escaped, it is only the beginning of a key
-        return text
+        if self.kind == "glob":
+            # Where a value wrote that, it is only the beginning of a key, escaped.
+            spelled = tuple(f"\\{text}" if text.startswith((TAG, SCOPE)) else text for text in spelled)
+        return list(dict.fromkeys(spelled))
 
 
 def parse_template(text: object) -> TargetTemplate:
@@ -211,7 +232,7 @@ def render_all(templates: Iterable[TargetTemplate], find: Callable[[str], object
     Raises:
         InvalidationError: naming `what`, the template and the field that is missing, or no str, int or UUID, or empty.
     """
-    return [template.render(partial(_value_of, find, what, template.text)) for template in templates]
+    return [text for template in templates for text in template.render(partial(_value_of, find, what, template.text))]
 
 
 def _value_of(find: Callable[[str], object], what: str, target: str, field: str) -> str:

@@ -28,6 +28,15 @@ def jittered(ttl: float, fraction: float, random: Callable[[], float] = _SOURCE.
     return ttl * (1.0 + fraction * (2.0 * random() - 1.0)) if fraction else ttl
 
 
+def kept(seconds: float, cap: float, fraction: float, random: Callable[[], float] = _SOURCE.random) -> float:
+    """Return how long a tier keeps an entry whose end is `seconds` away, where its own TTL is `cap`.
+
+    A jittered TTL of the cap's own length is left as it was drawn: cut at the cap, half of such entries would end
+    together. What lives longer is kept for the cap, jittered too.
+    """
+    return seconds if seconds <= cap * (1.0 + fraction) else jittered(cap, fraction, random)
+
+
 @checks.refuse_unknown
 @attrs.frozen
 class TimeBasedInvalidation:

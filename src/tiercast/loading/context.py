@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
@@ -79,8 +79,9 @@ class LoadContext:
 
 _current: contextvars.ContextVar[LoadContext | None] = contextvars.ContextVar("tiercast_load", default=None)
 
-current_as_of: contextvars.ContextVar[Any] = contextvars.ContextVar("tiercast_as_of", default=None)
-"""The position of the miss inside a `save_to_cache` callback; a `set` there takes it as its `as_of`. None elsewhere."""
+_as_of: contextvars.ContextVar[Mapping[Any, Any] | None] = contextvars.ContextVar("tiercast_as_of", default=None)
+NOWHERE: Final = ("", 0)
+"""The position of who did not stand in the log yet: anything may have come since."""
 
 
 def current_load() -> LoadContext:
@@ -103,10 +104,16 @@ def entered(context: LoadContext) -> Iterator[LoadContext]:
 
 
 @contextmanager
-def as_of(position: Any) -> Iterator[None]:
-    """Make `position` what a `set` in this thread or task takes as its `as_of`."""
-    token = current_as_of.set(position)
+def as_of(positions: Mapping[Any, Any]) -> Iterator[None]:
+    """Make what `positions` says of a manager what a `set` of it in this thread or task takes as its `as_of`."""
+    token = _as_of.set(positions)
     try:
         yield
     finally:
-        current_as_of.reset(token)
+        _as_of.reset(token)
+
+
+def current_as_of(runtime: object) -> Any:
+    """Return the position of a manager at the miss, inside a `save_to_cache` callback; None elsewhere."""
+    positions = _as_of.get()
+    return None if positions is None else positions.get(runtime, NOWHERE)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..coherence.causes import cause_of
 from ..coherence.judging import ALIVE, DEAD, STALE, UNKNOWN, Verdict
+from ..invalidation.ttl import kept
 from ..tiers.entry import Address, Entry, Envelope, MeteredEntry
 from ..tiers.frozen import frozen
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..coherence.coherence import Coherence
     from ..coherence.judging import RegionLedger
     from ..coherence.ledger import Ledger
-    from ..config import RegionConfig
+    from ..config import DistributedCacheConfig, LocalCacheConfig, RegionConfig
     from ..monitoring.watch import Watch
     from ..region import RegionCounters
     from ..tiers.base import Tier
@@ -89,6 +90,7 @@ class Residents:
     watch: Watch
     rng: random.Random
     sliding: bool
+    jitter: float
     _touched: Callable[[Hashable, Entry], None]
     hot: Mapping[Hashable, Entry] = NOTHING
     """The mapping that hits read: memory's own, or an empty one where a hit takes more than a look."""
@@ -288,7 +290,7 @@ class Residents:
         if self._looks_early or self.cap is not None:
             now = self.clock.monotonic()
             if self.cap is not None:
-                self._cap(entry, now + self.cap)
+                self._cap(entry, now + self.kept("local", entry.expires - now))
             self.schedule_look(entry, now)
         elif not entry.stale:
             entry.fresh_until = entry.expires
@@ -305,6 +307,19 @@ class Residents:
         for gone in evicted:
             self.counters.evictions.add()
             self.watch.evicted(gone.cause, gone.key)
+
+    def kept(self, tier: str, seconds: float) -> float:
+        """Return how long a tier keeps an entry whose end is so many seconds away: its own TTL caps that."""
+        settings = self.settings
+        if tier == "remote":
+            own: LocalCacheConfig | DistributedCacheConfig | None = settings.distributed
+        elif tier == "disk":
+            own = settings.disk or settings.local
+        else:
+            own = settings.local
+        if own is None or own.ttl is None:
+            return seconds
+        return kept(seconds, own.ttl, self.jitter, self.rng.random)
 
     def _cap(self, entry: Entry, end: float) -> None:
         """Bound an entry by memory's own TTL: then it is looked for below, or where there is nothing below, it expires."""

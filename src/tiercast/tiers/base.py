@@ -10,6 +10,9 @@ from typing import Protocol
 from ..plans import Plan
 from .entry import Address, Envelope
 
+Keeps = Callable[[str, float], float]
+"""Answers for how many seconds a tier keeps an entry of a region whose end is so many seconds away."""
+
 
 class Put(enum.Enum):
     """What became of an attempt to store an entry."""

@@ -16,7 +16,7 @@ from ..clock import Clock, SystemClock
 from ..keys import parse_storage_key, storage_key
 from ..monitoring.counter import Counter
 from ..plans import Blocking, Plan, done
-from .base import Guard, Put, Reading
+from .base import Guard, Keeps, Put, Reading
 from .disk_bytes import RefusedRow
 from .disk_store import POSITION, READ_HEAD, SET_POSITION, Row, StoreFailed, shared_store
 from .entry import STALE, TOMBSTONE, Address, Envelope
@@ -80,7 +80,7 @@ class DiskTier:
         directory: the directory; made, for this user alone, when first used. Tiers of one process
             that name the same directory share its handles, its room and its position.
         settings: `byte_limit`; None: 1 GiB.
-        clock: where the time comes from.
+        clock: where the time comes from. keeps: how long an entry is kept; None: to its end.
 
     Raises:
         ConfigError: the directory must not be used; see `check_directory`.
@@ -89,10 +89,15 @@ class DiskTier:
     name = "disk"
 
     def __init__(
-        self, directory: str | os.PathLike[str], settings: DiskSettings | None = None, clock: Clock | None = None
+        self,
+        directory: str | os.PathLike[str],
+        settings: DiskSettings | None = None,
+        clock: Clock | None = None,
+        keeps: Keeps | None = None,
     ) -> None:
         limit = settings.byte_limit if settings is not None else None
         self.clock: Clock = clock or SystemClock()
+        self._keeps = keeps
         self.counters = DiskCounters()
         self._epoch = ""
         """The epoch in which something was stored last."""
@@ -216,7 +221,7 @@ class DiskTier:
         """Have `flush` put an entry; False where the tier is not known to be of its epoch, or many wait already."""
         if envelope.epoch != self._epoch or len(self._later) >= LATER:
             return False
-        self._later[address] = envelope, guard
+        self._later[address] = self._kept(address, envelope), guard
         return True
 
     def flush(self) -> Plan[None]:
@@ -235,7 +240,8 @@ class DiskTier:
         def renew(execute: Execute) -> bool:
             if self._standing(execute, key) != seen:
                 return False
-            self._write(key, pack(renewed), renewed)
+            kept = self._kept(address, renewed)
+            self._write(key, pack(kept), kept)
             return True
 
         return (yield Blocking(self._change, seen.epoch, renew)) is True
@@ -295,6 +301,7 @@ class DiskTier:
     # -- inside: everything below may wait and runs in a thread -----------------------------------
 
     def _put(self, address: Address, envelope: Envelope, guard: Guard) -> Put:
+        envelope = self._kept(address, envelope)
         data = pack(envelope)
         if len(data) > self.store.size_limit:
             self.counters.too_large.add()
@@ -333,6 +340,16 @@ class DiskTier:
         for address, item in waiting:
             if self._later.get(address) is item:
                 self._later.pop(address, None)
+
+    def _kept(self, address: Address, envelope: Envelope) -> Envelope:
+        """Return an envelope with its end as this tier's own TTL has it."""
+        if self._keeps is None:
+            return envelope
+        now = self.clock.wall()
+        end = now + self._keeps(address.region, envelope.keep_until - now)
+        if end >= envelope.keep_until:
+            return envelope
+        return replace(envelope, keep_until=end, fresh_until=min(envelope.fresh_until, end))
 
     def _change(self, epoch: str, work: Callable[[Execute], Any]) -> Any:
         """Run `work` in a transaction if the tier is of `epoch`; None where not, or where the tier failed."""

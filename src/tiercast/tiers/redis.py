@@ -20,7 +20,7 @@ from ..connections import Command, RedisConnections, Unavailable
 from ..monitoring.counter import Counter
 from ..plans import Blocking, Plan
 from . import redis_scripts as scripts
-from .base import Guard, Put, Reading
+from .base import Guard, Keeps, Put, Reading
 from .entry import TOMBSTONE, Address, Envelope
 from .envelope import FRESH_AT, HEADER_SIZE, KEEP_AT, MAGIC, EnvelopeError, pack, tombstone, unpack
 from .lives import ServerLives
@@ -47,9 +47,10 @@ class RedisTier:
     Args:
         connections: where Redis is.
         fleet: the fleet's encoded name; all keys begin with it.
-        settings: `ttl` caps how long an entry is kept, `max_value_bytes` how long it may be.
+        settings: `max_value_bytes` bounds how long an entry may be, and `ttl`, without `keeps`, how long it is kept.
         clock: for the deadlines written into the envelopes.
         max_load_time: seconds after which a load is refused, where a guard says when it began.
+        keeps: how long an entry is kept.
         first_seen: asks the log since when the server's lives are known; None: they vouch for all that was carried.
     """
 
@@ -63,11 +64,13 @@ class RedisTier:
         clock: Clock | None = None,
         *,
         max_load_time: float = 600.0,
+        keeps: Keeps | None = None,
         first_seen: FirstSeen | None = None,
     ) -> None:
         self.connections = connections
         self._fleet = fleet
-        self._ttl = math.inf if settings.ttl is None else float(settings.ttl)
+        cap = math.inf if settings.ttl is None else float(settings.ttl)
+        self._keeps: Keeps = keeps or (lambda region, seconds: min(seconds, cap))
         self._largest = settings.max_value_bytes
         self._clock = clock or SystemClock()
         self._max_load_ms = round(max_load_time * 1000)
@@ -160,9 +163,9 @@ class RedisTier:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _ttl_ms(self, keep_until: float) -> int:
+    def _ttl_ms(self, region: str, keep_until: float) -> int:
         """Return how long to keep it, in ms; 0 where neither the entry nor the tier has an end."""
-        seconds = min(keep_until - self._clock.wall(), self._ttl)
+        seconds = self._keeps(region, keep_until - self._clock.wall())
         return 0 if seconds == math.inf else max(math.ceil(seconds * 1000), 1)
 
     def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
@@ -178,7 +181,7 @@ class RedisTier:
             scripts.PUT.call(
                 (self.key_of(address, envelope.epoch),),
                 blob,
-                self._ttl_ms(envelope.keep_until),
+                self._ttl_ms(address.region, envelope.keep_until),
                 round(guard.fence * 1000),
                 begun,
                 self._max_load_ms,
@@ -206,7 +209,7 @@ class RedisTier:
                 (self.key_of(address, seen.epoch),),
                 pack(seen)[:_IDENTITY],
                 pack(renewed),
-                self._ttl_ms(renewed.keep_until),
+                self._ttl_ms(address.region, renewed.keep_until),
             )
         )
         return bool(reply == 1)
@@ -226,7 +229,7 @@ class RedisTier:
         key, milliseconds = keys.storage_key(*address), round(fence * 1000)
         if envelope is None:
             return key, None, max(milliseconds, 1), milliseconds
-        return key, pack(envelope), self._ttl_ms(envelope.keep_until), milliseconds
+        return key, pack(envelope), self._ttl_ms(address.region, envelope.keep_until), milliseconds
 
     def _call(self, command: Command, *, retry: bool = False) -> Plan[Any]:
         """Answer the reply of one command; None where there is none."""
