@@ -97,7 +97,7 @@ def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = T
     proven = yield from region.coherence.prove()
     found: dict[Address, Entry] = {}
     for start in range(0, len(addresses), AT_ONCE):
-        if start:
+        if len(addresses) > AT_ONCE:
             yield Pause(0.0)
         yield from _find_some(region, addresses[start : start + AT_ONCE], found, proven=proven, promote=promote)
     return found
@@ -132,8 +132,8 @@ def _find_in(
         epoch, carried = region.ledger.epoch, region.coherence.carried
     reading = yield from tier.get_many(missing, epoch)
     vouched = vouched_by(reading.vouched, epoch, carried)
-    for number, (address, envelope) in enumerate(reading.found.items(), 1):
-        if number % BREATH == 0:
+    for number, (address, envelope) in enumerate(reading.found.items()):
+        if number % BREATH == 0 and len(reading.found) > BREATH:  # reading them was a stretch of its own
             yield Pause(0.0)
         entry = yield from judged(region, tier, address, envelope, vouched, None)
         if entry is None or entry.stale or region.clock.monotonic() >= entry.expires:
