@@ -179,3 +179,32 @@ def test_a_default_without_a_text_stands_for_itself():
     assert get.cache_key("a") == get.cache_key("a", missing)
     assert get.cache_key("a").endswith("name='a',default=default")
     assert get.cache_key("a", "default").endswith("default='default'")
+
+
+class TestFactories:
+    """Functions that one factory makes have one name, and so the same default keys."""
+
+    @staticmethod
+    def times(factor: int, key: str | None = None, helper: object = None) -> object:
+        @cached(key=key)
+        def times(x: int) -> int:
+            return factor * x if helper is None else 0
+
+        return times
+
+    def test_it_is_said_once(self, caplog):
+        """The log names the function, and the variable over which the two differ."""
+        first = self.times(2)
+        second = self.times(3)
+        self.times(4)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "TestFactories.times.<locals>.times" in record.getMessage()
+        assert "another factor;" in record.getMessage()
+        assert (first(5), second(5)) == (10, 10), "what the warning is about"
+
+    def test_not_where_they_are_alike(self, caplog):
+        """Equal data, functions that were made anew, and keys of the user's own are nothing to warn of."""
+        made = [self.times(7, helper=lambda: 1), self.times(7, helper=lambda: 1), self.times(8, key="times:{x}")]
+        assert len(made) == 3
+        assert caplog.records == []

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..keys import encode_part, escape_glob
+from .captured import warn_of_twin
 from .default_key import UnkeyableError, class_name, function_prefix, text
 from .parameters import Parameters
 from .template import Template, literal, named, parse
@@ -66,6 +67,7 @@ class Key:
             message = f"{function!r} has no name of its own to begin a default key with; give it key="
             raise TypeError(message)
         prefix = function_prefix(parameters.function, function) + suffix
+        warn_of_twin(prefix, function)
         namespace: dict[str, Any] = {"_tc_type": type, "_tc_int": int, "_tc_text": text}
         pieces = []
         for name in parameters.names:
