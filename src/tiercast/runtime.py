@@ -75,7 +75,7 @@ class Runtime:
         self._begun = False
         self.monitor = Monitor(self)
         self.flights = Flights()
-        self.workers = Workers()
+        self.workers = Workers(config.background_workers)
         self.connections = self._connections()
         self.remote = self._remote()
         settings = config.coherence
