@@ -24,6 +24,7 @@ from ..observing.fleet import fleet_of
 from ..observing.inspect import Holding, inspect
 from ..plans import drive
 from ..region import MISS, tags_of
+from ..serialization.registry import codec_by_id
 from ..tiers.entry import Address
 from .doctor import Finding, examine
 from .session import FAILED, MISUSED, console, errors, escape, fail, opened
@@ -51,7 +52,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def run() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="tiercast")
 
 
 # -- looking at the fleet ---------------------------------------------------------------------------
@@ -78,12 +79,12 @@ def status(
             found = fleet()
             if not found:
                 fail(f"no process of the fleet {runtime.fleet!r} is there")
-            console.print(fleet_table(found, console.width))
+            console.print(fleet_table(runtime.fleet, found, console.width))
             return
         with Live(console=console, auto_refresh=False) as live:
             try:
                 while True:
-                    live.update(fleet_table(fleet(), console.width), refresh=True)
+                    live.update(fleet_table(runtime.fleet, fleet(), console.width), refresh=True)
                     time.sleep(max(0.1, interval))
             except KeyboardInterrupt:
                 return
@@ -173,7 +174,7 @@ def described(holding: Holding, now: float) -> dict[str, Any]:
             "age": now - envelope.created,
             "tags": list(envelope.tags),
             "bytes": len(envelope.payload),
-            "codec": envelope.codec,
+            "codec": codec_name(envelope.codec),
             "compressed": envelope.compressed,
             "version": envelope.version,
         }
@@ -196,7 +197,7 @@ def print_holding(holding: Holding, now: float) -> None:
         shown.add_row("age", seconds(now - envelope.created))
         shown.add_row("tags", escape(", ".join(envelope.tags)) or "-")
         packed = " compressed" if envelope.compressed else ""
-        shown.add_row("value", f"{size(len(envelope.payload))}{packed}, codec {envelope.codec}")
+        shown.add_row("value", f"{size(len(envelope.payload))}{packed}, {codec_name(envelope.codec)}")
         if envelope.version:
             shown.add_row("version", escape(envelope.version))
     if holding.fence:
@@ -208,6 +209,12 @@ def print_holding(holding: Holding, now: float) -> None:
         if holding.origin:
             shown.add_row("by", escape(f"{holding.origin}, {seconds(now - holding.sent)} ago"))
     console.print(shown)
+
+
+def codec_name(identifier: int) -> str:
+    """Return what the codec of a stored value is called; its number where this process does not know it."""
+    known = codec_by_id(identifier)
+    return f"codec {identifier}" if known is None else known.name
 
 
 def place(cache: CacheManager, key: str, region: str | None, scope: str) -> Address:

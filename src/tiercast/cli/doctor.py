@@ -217,7 +217,8 @@ def _fleet(cache: CacheManager) -> Iterator[Finding]:
         return
     living = [process for process in fleet if process.alive]
     versions = sorted({process.version for process in living if process.version} | {library_version()})
-    yield Finding("ok", "fleet", f"{len(living)} live processes on {len({each.host for each in living})} hosts")
+    hosts = len({each.host for each in living})
+    yield Finding("ok", "fleet", f"{_counted(len(living), 'live process', 'es')} on {_counted(hosts, 'host', 's')}")
     if len(versions) > 1:
         others = [f"{each.host}:{each.pid} ({each.version})" for each in living if each.version != library_version()]
         yield Finding(
@@ -237,6 +238,10 @@ def _fleet(cache: CacheManager) -> Iterator[Finding]:
                 "warning", "outbox", f"{process.host}:{process.pid} has invalidations that Redis has not got",
                 "they are replayed by themselves once it reaches Redis",
             )  # fmt: skip
+
+
+def _counted(number: int, what: str, plural: str) -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _canary(cache: CacheManager) -> Iterator[Finding]:
