@@ -41,7 +41,13 @@ class Found:
 
 
 def find(
-    region: Region, address: Address, *, proven: bool, as_type: Any = None, fresher: Entry | None = None
+    region: Region,
+    address: Address,
+    *,
+    proven: bool,
+    as_type: Any = None,
+    fresher: Entry | None = None,
+    peek: bool = False,
 ) -> Plan[Found]:
     """Look into the tiers below, judge what they have, and promote it with what is left of its life.
 
@@ -51,6 +57,7 @@ def find(
         proven: whether memory is proven now.
         as_type: the declared type of the value.
         fresher: only what has a later deadline than this entry, or was born later, counts.
+        peek: the value is not wanted: it is no read, so nothing is counted and no life renewed.
     """
     result = Found()
     coherence, ledger = region.coherence, region.ledger
@@ -75,12 +82,13 @@ def find(
             continue
         if fresher is not None and not is_fresher(entry, fresher):
             continue
-        region.found_below(tier, address)
+        if not peek:
+            region.found_below(tier, address)
         if tier is region.remote and region.disk is not None:
             yield from put_disk(region, address, envelope, vouched)
         if as_type is not None or not envelope.flags & TYPED:
             region.insert(address, entry, vouched)
-        if region.sliding:
+        if region.sliding and not peek:
             yield from slide(region, address, entry)
         result.entry, result.vouched = entry, vouched
         return result
