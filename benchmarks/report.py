@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
+import stampede_rows
 from measure import Row, Settings
 
 PACKAGES = (
@@ -194,3 +195,5 @@ def draw(settings: Settings, directory: Path) -> None:
             "Growth against a dict of the same size (first size = 1)", across, values, "entries in memory"
         )
         (directory / "growth.svg").write_text(text, encoding="utf-8")
+    if "stampede" in figures:
+        stampede_rows.draw(figures["stampede"], directory)

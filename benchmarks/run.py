@@ -29,6 +29,7 @@ import policies_page
 import policy_rows
 import report
 import size_rows
+import stampede_rows
 import start_rows
 from measure import Row, Settings
 
@@ -54,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "sizes": coherence_rows.by_size,
     "disk-log": coherence_rows.disk_log,
     "cpu": coherence_rows.cpu,
+    "stampede": stampede_rows.rows,
 }
 NEED_REDIS = {"remote", "concurrent", "set", "propagation", "sizes", "cpu"}
 

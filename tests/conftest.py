@@ -8,6 +8,8 @@ a server asks for one of its own:
     redis_sentinel  redis_sentinel_url    own_sentinel
 
 Without a server these tests are skipped, and fail where CI is set.
+
+And the fixture `self_audit`, which looks after every test: `stale_served_total` is zero in each of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,23 @@ from collections.abc import Iterator
 
 import pytest
 
+import self_audit as audit
 from servers import CAPABILITIES, RedisCluster, RedisSentinel, RedisServer, capabilities, find_server, in_ci
+
+_served: list[str] = []
+audit.install(_served.extend)
+
+
+@pytest.fixture(autouse=True)
+def self_audit() -> Iterator[list[str]]:
+    """What was found to have been served dead; a test that provokes it on purpose empties the list."""
+    before = audit.living()
+    yield _served
+    for runtime in audit.living() - before:
+        _served.extend(audit.dead_but_served(runtime))
+    found = _served.copy()
+    _served.clear()
+    assert not found, "memory served what an invalidation had killed:\n" + "\n".join(found)
 
 
 def _demand(what: str, *, fail: bool) -> None:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import watchdog
+from self_audit import dead_but_served
 
 ANSWER_SECONDS = 30.0
 
@@ -58,12 +59,12 @@ class Partner:
         pickle.dump(message, self.process.stdin)
         self.process.stdin.flush()
 
-    def _receive(self) -> Any:
+    def _receive(self, patience: float = ANSWER_SECONDS) -> Any:
         output = self.process.stdout
         assert output is not None
-        ready, _, _ = select.select([output], [], [], ANSWER_SECONDS)
+        ready, _, _ = select.select([output], [], [], patience)
         if not ready:
-            raise TimeoutError(f"process {self.process.pid} has not answered within {ANSWER_SECONDS} s")
+            raise TimeoutError(f"process {self.process.pid} has not answered within {patience} s")
         raised, value = pickle.load(output)
         if raised is not None:
             raise raised
@@ -75,17 +76,37 @@ class Partner:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        served: list[str] = []
+        if kind is None:  # else the test says what is wrong; a process that was stopped or killed cannot be asked
+            with contextlib.suppress(TimeoutError, OSError, EOFError):
+                self._send(("call", "served_dead", (), {}))
+                served = self._receive(2.0)
         self.process.kill()
         watchdog.release_process(self.process.pid)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
+        assert not served, served
 
 
 def settled(cache: Any) -> None:
     """Start, and listen."""
     cache.coherence.start(20.0)
+
+
+def served_dead(cache: Any) -> list[str]:
+    """What memory would serve although it is dead: nothing, in any test."""
+    return dead_but_served(cache._runtime)
+
+
+def served_wrongly(cache: Any) -> None:
+    """Serve a deleted key, as only an error of the library could."""
+    from test_self_audit import revived
+
+    cache.set("k", "old")
+    with revived(cache):
+        cache.delete("k")
 
 
 def held(cache: Any) -> dict[str, int]:

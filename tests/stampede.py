@@ -17,11 +17,13 @@ from typing import Any
 
 import attrs
 
+import self_audit
 from stacks import config_of
 from tiercast import CacheManager, DistributedCacheConfig
 
 
 def main(stack: str, directory: str, url: str | None, lock_ttl: float, threads: int, tasks: int) -> None:
+    self_audit.install()
     place = Path(directory)
     config = config_of(stack, place / "cache", url, lock_ttl=lock_ttl)
     if url is not None:  # a server, and a process, that gets no time for a while must not count as gone

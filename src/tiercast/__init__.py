@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from .loading.context import current_load as current_load
     from .loading.writing import Position as Position
     from .manager import CacheManager as CacheManager
+    from .monitoring.health import Health as Health
+    from .monitoring.listeners import CacheEvent as CacheEvent
+    from .observing.fleet import Process as Process
 
 _HOMES = {
     "config": (
@@ -74,6 +77,9 @@ _HOMES = {
     "loading.context": ("NOT_MODIFIED", "LoadContext", "current_load"),
     "loading.writing": ("Position",),
     "manager": ("CacheManager",),
+    "monitoring.health": ("Health",),
+    "monitoring.listeners": ("CacheEvent",),
+    "observing.fleet": ("Process",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

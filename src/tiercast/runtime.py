@@ -29,6 +29,7 @@ from .errors import ConfigError, ManagerClosed
 from .events import Events
 from .invalidation.targets import Target, entity_targets, event_targets
 from .keys import decode_target, encode_part
+from .loading.finding import BREATH
 from .loading.flights import Flights
 from .loading.leases import Fills, LeaseStore
 from .loading.slots import Slots
@@ -37,7 +38,7 @@ from .loading.writing import burials
 from .observing.fleet import digest_of
 from .observing.measured import MeasuredSerializer, MeasuredTier
 from .observing.monitor import Monitor
-from .plans import Blocking, Plan, drive
+from .plans import Blocking, Pause, Plan, drive
 from .region import Region
 from .serialization import Serializer
 from .sweeper import Sweeper
@@ -74,7 +75,7 @@ class Runtime:
         self._begun = False
         self.monitor = Monitor(self)
         self.flights = Flights()
-        self.workers = Workers()
+        self.workers = Workers(config.background_workers)
         self.connections = self._connections()
         self.remote = self._remote()
         settings = config.coherence
@@ -396,7 +397,12 @@ class Runtime:
         cursor = count = 0
         while True:
             cursor, rows = yield from tier.scan(epoch, cursor)
-            addresses = [address for address, envelope in rows if wanted(address, envelope)]
+            addresses = []
+            for number, (address, envelope) in enumerate(rows):
+                if number % BREATH == 0 and number:
+                    yield Pause(0.0)
+                if wanted(address, envelope):
+                    addresses.append(address)
             if addresses:
                 count += yield from tier.remove(addresses, epoch)
             if cursor <= 0:  # the end, or a tier that cannot be reached

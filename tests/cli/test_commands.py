@@ -61,9 +61,10 @@ class TestStatus:
     def test_every_process_has_a_line(self, workers: list[Worker], tiercast: Tiercast, width: int) -> None:
         """Each process is one line that fits the terminal, with more figures where there is room."""
         lines = tiercast("status", width=width).splitlines()
-        assert len(lines) == 4
+        assert len(lines) == 5
         assert all(len(line) <= width for line in lines)
-        head = lines[0].split()
+        assert lines[0].strip() == "fleet shop: 3 live"
+        head = lines[1].split()
         assert head[:5] == ["process", "state", "position", "lag", "proven"]
         assert ("L3" in head) == ("outbox" in head) == (width == 160)
         for worker in workers:
@@ -160,6 +161,7 @@ class TestOneKey:
         assert 0 < holding["ttl"] <= 3600
         text = tiercast("inspect", "k")
         assert text.startswith("remote: alive")
+        assert "B, json" in text
         assert "worker" in text
 
     @pytest.mark.parametrize(
@@ -191,6 +193,8 @@ class TestOneKey:
         (holding,) = json.loads(done.stdout)
         assert (holding["state"], holding["born"]) == ("tombstone", 2)
         assert 500 < holding["fence"] < 610
+        assert (holding["by"]["kind"], holding["by"]["position"], holding["by"]["target"]) == ("key", 2, "k")
+        assert "killed by record 2: key k" in tiercast.run("inspect", "k").stdout
 
     def test_scoped_keys(self, cache: CacheManager, configured: Tiercast) -> None:
         """A scope path names the entry of that scope and no other."""

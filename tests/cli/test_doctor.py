@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from command import Tiercast
 
-from servers import RedisServer
+from servers import RedisServer, wait_until
 from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LocalCacheConfig
 from tiercast.cli.doctor import examine
 from tiercast.coherence.log import Beat
@@ -94,6 +94,41 @@ def test_eviction(environ: dict[str, str], policy: str, limit: str, level: str, 
     assert found[0] == level
     assert what in found[1]
     assert ("noeviction" in found[2]) == (level != "ok")
+
+
+class TestServersThatDoNotWrite:
+    """What a server cannot do for anybody is told apart from what this user may not do."""
+
+    def test_memory_is_full(self, environ: dict[str, str]) -> None:
+        """At maxmemory under noeviction: more memory, not more rights."""
+        with RedisServer(options={"maxmemory": "1mb", "maxmemory-policy": "noeviction"}) as server:
+            level, text, todo = doctor(environ, server.url).findings()["memory"]
+        assert level == "error"
+        assert "OOM" in text
+        assert "maxmemory" in todo
+
+    def test_a_replica(self, environ: dict[str, str]) -> None:
+        """A read-only replica: name the master."""
+        with RedisServer() as master, RedisServer() as replica:
+            replica.execute("REPLICAOF", "127.0.0.1", str(master.port))
+            wait_until(lambda: replica.execute("INFO", "replication")["master_link_status"] == "up")
+            level, text, todo = doctor(environ, replica.url).findings()["replica"]
+        assert level == "error"
+        assert "READONLY" in text
+        assert "master" in todo
+
+    def test_its_disk_is_full(self, environ: dict[str, str], own_redis: RedisServer) -> None:
+        """A server that could not write its snapshot refuses writes: room on its disk."""
+        own_redis.execute("CONFIG", "SET", "save", "3600 1")
+        own_redis.execute("SET", "k", "v")
+        (directory,) = own_redis.execute("CONFIG", "GET", "dir").values()
+        (Path(os.fsdecode(directory)) / "dump.rdb").mkdir()  # what no snapshot can take the place of
+        own_redis.execute("BGSAVE")
+        wait_until(lambda: own_redis.execute("INFO", "persistence")["rdb_last_bgsave_status"] == "err")
+        level, text, todo = doctor(environ, own_redis.url).findings()["persistence"]
+        assert level == "error"
+        assert "MISCONF" in text
+        assert "disk" in todo
 
 
 def test_a_fleet_of_the_same_name(environ: dict[str, str], redis_url: str) -> None:

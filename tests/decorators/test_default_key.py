@@ -179,3 +179,73 @@ def test_a_default_without_a_text_stands_for_itself():
     assert get.cache_key("a") == get.cache_key("a", missing)
     assert get.cache_key("a").endswith("name='a',default=default")
     assert get.cache_key("a", "default").endswith("default='default'")
+
+
+class TestFactories:
+    """Functions that one factory makes have one name, and so the same default keys."""
+
+    @staticmethod
+    def times(factor: int, key: str | None = None, helper: object = None) -> object:
+        @cached(key=key)
+        def times(x: int) -> int:
+            return factor * x if helper is None else 0
+
+        return times
+
+    def test_it_is_said_once(self, caplog):
+        """The log names the function, and the variable over which the two differ."""
+        first = self.times(2)
+        second = self.times(3)
+        self.times(4)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "TestFactories.times.<locals>.times" in record.getMessage()
+        assert "another factor;" in record.getMessage()
+        assert (first(5), second(5)) == (10, 10), "what the warning is about"
+
+    def test_not_where_they_are_alike(self, caplog):
+        """Equal data, functions that were made anew, and keys of the user's own are nothing to warn of."""
+        made = [self.times(7, helper=lambda: 1), self.times(7, helper=lambda: 1), self.times(8, key="times:{x}")]
+        assert len(made) == 3
+        assert caplog.records == []
+
+
+class TestLongArguments:
+    """Documents and prompts are arguments like any other."""
+
+    def test_a_digest_stands_for_them(self):
+        """Different ones never share an entry, and each can be invalidated: a key of 100 kB fits into no record."""
+        calls = []
+
+        @cached
+        def length(document: str, times: int = 1) -> int:
+            calls.append(1)
+            return times * len(document)
+
+        documents = ["a" * 100_000, "a" * 100_001, "b" * 100_000]
+        assert [length(each) for each in documents * 2] == [100_000, 100_001, 100_000] * 2
+        assert len(calls) == 3
+        keys = {length.cache_key(each) for each in documents}
+        assert len(keys) == 3
+        assert all(len(key) < 200 for key in keys)
+        assert length(documents[0], 2) == 200_000
+        length.invalidate(documents[0])
+        assert length.refresh(documents[1]) == 100_001
+        assert length(documents[0]) == 100_000
+        assert len(calls) == 6
+        length.clear()
+        length(documents[2])
+        assert len(calls) == 7
+
+    def test_they_are_not_remembered(self):
+        """What a wrapper remembers to make a key quickly is short."""
+
+        @cached(key="document:{document}")
+        def length(document: str) -> int:
+            return len(document)
+
+        for size in (10, 100_000):
+            length("a" * size)
+            length("a" * size)
+        source = length._tiercast_site._source
+        assert [len(key) for key in source.keys] == [10]

@@ -126,6 +126,12 @@ def test_the_attributes_of_a_bound_method_know_the_object():
     assert one.own.stats() == Repository.own.stats()
 
 
+def test_the_object_may_be_named():
+    """A method of the class takes its object by position or by name, as an undecorated one does."""
+    assert Repository.own(self=Repository("n"), user_id=1) == Repository("n").own(1) == "value 1"
+    assert Repository.own.cache_key(self=Repository("n"), user_id=1) == "n:1"
+
+
 def test_a_bound_method_looks_like_one():
     one = Repository()
     assert one.plain.__self__ is one

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from at_rest import never
 from loaders import PATIENCE, Crowd, Gate, eventually
 from tiercast import CacheManager
@@ -57,9 +59,10 @@ class TestBackgroundWork:
         await asyncio.sleep(0.01)
         assert gate.running == 0
 
-    def test_it_is_bounded(self, make: Make, clock: FakeClock) -> None:
-        """A thousand keys that are refreshed at once run on eight threads, and all are refreshed."""
-        cache = make(ttl=10, grace=100, soft_timeout=0, max_concurrent_loads=None)
+    @pytest.mark.parametrize(("most", "settings"), [(8, {}), (2, {"background_workers": 2})])
+    def test_it_is_bounded(self, make: Make, clock: FakeClock, most: int, settings: dict[str, int]) -> None:
+        """A thousand keys that are refreshed at once run on `background_workers` threads, and all are refreshed."""
+        cache = make(ttl=10, grace=100, soft_timeout=0, max_concurrent_loads=None, **settings)
         keys = [f"k{n}" for n in range(1000)]
         cache.multi_set(dict.fromkeys(keys, "old"))
         clock.advance(11)
@@ -72,4 +75,4 @@ class TestBackgroundWork:
         assert {cache.get_or_set(key, load) for key in keys} <= {"old", "new"}
         assert cache._runtime.workers.drain(PATIENCE)
         assert {cache.get_or_set(key, never) for key in keys} == {"new"}
-        assert len(threads) <= 8
+        assert len(threads) <= most

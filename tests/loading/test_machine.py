@@ -122,6 +122,18 @@ class Loading(RuleBasedStateMachine):
     def begin(self, key: Key, readers: list[Reader], *, behind: bool = False) -> None:
         key.load = Load(key.version, key.hard, key.soft, self.standing(key), behind, readers, len(readers))
 
+    def again(self, key: Key, readers: list[Reader]) -> None:
+        """Readers whose flight was of no use get what was set meanwhile, or load once more, together."""
+        entry = self.standing(key)
+        if not readers or entry is None or not (entry.soft or self.fresh(entry)):
+            if readers:
+                self.begin(key, readers)
+            return
+        for reader in readers:
+            self.answer(reader, entry.value)
+        if not self.fresh(entry) and self.clock.monotonic() >= key.pause[0]:
+            self.begin(key, [], behind=True)
+
     def answer(self, reader: Reader, value: Any) -> None:
         reader.expected, reader.done = value, True
 
@@ -174,8 +186,7 @@ class Loading(RuleBasedStateMachine):
         served = len(load.waiting) if alive else load.sure
         for reader in load.waiting[:served]:
             self.answer(reader, load.value)
-        if load.waiting[served:]:  # once more, together
-            self.begin(key, load.waiting[served:])
+        self.again(key, load.waiting[served:])
 
     def _failed(self, key: Key, load: Load) -> None:
         spare = load.spare
@@ -201,8 +212,7 @@ class Loading(RuleBasedStateMachine):
                 load.sure -= place < load.sure
                 if place == 0 and not load.behind:
                     key.load = None
-                    if load.waiting:
-                        self.begin(key, load.waiting)
+                    self.again(key, load.waiting)
         self.pump()
 
     @rule(name=st.sampled_from(KEYS))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from at_rest import clock_cost, idle, never, settle
-from loaders import Crowd, Gate, eventually
+from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import Sync
 from tiercast import CacheManager
 from tiercast.testing import FakeClock
@@ -98,7 +103,114 @@ class TestEarlyRefresh:
         assert len(ends) >= 5
 
 
+class Readers:
+    """Eight threads that read a thousand keys, round after round, while loads take a time of the fake clock.
+
+    The clock stands still during a round and moves between two: then all loads have begun that can begin in the eight
+    threads that refresh, and those have ended that were to end. So a reader that waits for a load hangs, and is found.
+    """
+
+    def __init__(self, cache: CacheManager, clock: FakeClock, number: int, cost: float) -> None:
+        self.cache, self.clock, self.number, self.cost = cache, clock, number, cost
+        self.seconds: Counter[int] = Counter()
+        """Loads by the second in which they began."""
+        self.waited: list[str] = []
+        self._ends: list[float] = []
+        self._moved = threading.Condition()
+        self._round = threading.Barrier(9)
+        self._pool = cache._runtime.workers._behind
+        self._threads = [threading.Thread(target=self._read, args=(first,), daemon=True) for first in range(8)]
+
+    def store(self) -> None:
+        """Load every key; all loads begin, and end, at one moment."""
+
+        async def load_all() -> None:
+            gate, began = asyncio.Event(), []
+
+            async def load() -> int:
+                began.append(1)
+                await gate.wait()
+                return 0
+
+            tasks = [asyncio.create_task(self.cache.get_or_set_async(f"k{n}", load)) for n in range(self.number)]
+            await eventually_async(lambda: len(began) == self.number)
+            self.clock.advance(self.cost)
+            gate.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(load_all())
+        for thread in self._threads:
+            thread.start()
+
+    def read_until(self, moment: float, step: float) -> None:
+        """Let time go on in steps, with a round of reads in each."""
+        while self.clock.monotonic() < moment:
+            for _ in ("begin", "end"):
+                self._round.wait(PATIENCE)
+            self._settle()
+            with self._moved:
+                self.clock.advance(step)
+                self._moved.notify_all()
+            self._settle()
+
+    def close(self) -> None:
+        self._round.abort()
+        with self._moved:
+            self.clock.advance(self.cost)
+            self._moved.notify_all()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _settle(self) -> None:
+        until = time.monotonic() + PATIENCE
+        while sum(end > self.clock.monotonic() for end in tuple(self._ends)) != min(self._pool.busy, 8):
+            assert time.monotonic() < until, "loads neither begin nor end"
+            time.sleep(0)
+
+    def _load(self) -> int:
+        if threading.current_thread() in self._threads:
+            self.waited.append("loaded by its reader")
+            return 1
+        with self._moved:
+            end = self.clock.monotonic() + self.cost
+            self.seconds[int(self.clock.monotonic())] += 1
+            self._ends.append(end)
+            self._moved.wait_for(lambda: self.clock.monotonic() >= end, PATIENCE)
+            self._ends.remove(end)
+        return 1
+
+    def _read(self, first: int) -> None:
+        keys = [f"k{n}" for n in range(first, self.number, 8)]
+        with contextlib.suppress(threading.BrokenBarrierError):
+            while True:
+                self._round.wait()
+                for key in keys:
+                    self.cache.get_or_set(key, self._load)
+                self._round.wait()
+
+
 class TestJitter:
+    def test_a_thousand_keys_with_early_refresh(self, make: Make, clock: FakeClock) -> None:
+        """Loaded at one moment, read by 8 threads more often than a load takes, through three TTLs: nobody ever waits.
+
+        And the origin sees at most twice the even rate. Times at which no key is due are skipped.
+        """
+        number, jitter, ttl, cost = 1000, 0.1, 60.0, 0.06
+        cache = make(ttl=ttl, ttl_jitter=jitter, early_refresh=1.0, max_concurrent_loads=None)
+        readers = Readers(cache, clock, number, cost)
+        readers.store()
+        began = clock.monotonic()
+        try:
+            for first, last in ((53, 66.2), (106, 132.4), (159, 180)):
+                clock.advance(began + first - clock.monotonic())
+                readers.read_until(began + last, cost / 2)
+        finally:
+            readers.close()
+        assert readers.waited == []
+        assert cache.monitor.get_stats()["waits"]["flight"] == 0
+        assert sum(readers.seconds.values()) > 2.5 * number
+        assert max(readers.seconds.values()) <= 2 * number / (2 * jitter * ttl)
+
     def test_a_thousand_keys_do_not_expire_together(self, make: Make, clock: FakeClock) -> None:
         """Stored at one moment, read by 8 threads through three TTLs: never twice the even rate, N/(2·jitter·TTL)."""
         number, jitter, ttl = 1000, 0.1, 60.0

@@ -15,8 +15,11 @@ from typing import Any
 
 
 def main() -> None:
+    sys.path.append(str(Path(__file__).parent.parent))
+    import self_audit
     from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, MonitoringConfig
 
+    self_audit.install()
     told = json.loads(sys.argv[1])
     exports = "port" in told
     config = CacheConfig(
@@ -85,7 +88,7 @@ class Worker:
         assert self.process.stdout is not None
         self.process.stdin.close()
         try:
-            self.process.wait(20)
+            assert self.process.wait(20) <= 0, "the worker failed"
         finally:
             self.process.kill()
             self.process.wait()

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from loaders import eventually
 from servers import RedisServer
 from stacks import config_of
 from tiercast import CacheManager, MonitoringConfig
+from tiercast.observing.audit import Audit
 from tiercast.plans import drive
 
 
 @pytest.fixture
 def pair(tmp_path: Path, redis_url: str) -> Iterator[tuple[CacheManager, CacheManager]]:
-    """Two processes' managers whose every hit is compared when they are told to look."""
-    monitoring = MonitoringConfig(audit_rate=1.0)
+    """Two processes' managers whose every hit is compared when the test looks, and never by themselves."""
+    monitoring = MonitoringConfig(audit_rate=0.0)
     config = config_of("memory+redis", tmp_path, redis_url, monitoring=monitoring)
     with CacheManager(config) as one, CacheManager(config) as other:
         for manager in (one, other):
+            manager.monitor.audit = Audit(manager._runtime, 1.0)
             manager.coherence.start()
         yield one, other
 
@@ -43,9 +46,9 @@ def revive(cache: CacheManager, key: str) -> None:
 
 @pytest.mark.parametrize("how", ["delete", "set"])
 def test_a_dead_entry_in_memory_is_found(
-    pair: tuple[CacheManager, CacheManager], how: str, caplog: pytest.LogCaptureFixture
+    pair: tuple[CacheManager, CacheManager], how: str, caplog: pytest.LogCaptureFixture, self_audit: list[str]
 ) -> None:
-    """An entry that memory serves after its key was deleted or set anew is counted and logged with its place."""
+    """An entry that memory serves after its key was deleted or set anew is counted, logged with its place, and dropped."""
     cache, other = pair
     cache.set("k", "old")
     step = revive(cache, "k")
@@ -63,6 +66,10 @@ def test_a_dead_entry_in_memory_is_found(
     assert not cache.monitor.check_health()["audit"]
     (record,) = caplog.records
     assert (record.key, record.position, record.born) == ("k", 2, 1)  # type: ignore[attr-defined]
+    assert cache.get("k") == (None if how == "delete" else "new")
+    cache.close()
+    assert self_audit == ["the self-audit counted 1"]
+    self_audit.clear()
 
 
 def test_a_later_fill_is_no_disagreement(pair: tuple[CacheManager, CacheManager], redis_server: RedisServer) -> None:
@@ -94,6 +101,20 @@ def test_what_was_not_applied_yet_is_no_disagreement(pair: tuple[CacheManager, C
     audit._choose = lambda: suspects  # type: ignore[method-assign]
     drive(audit.look())
     assert (audit.newer.value, audit.stale.value) == (1, 0)
+
+
+def test_it_looks_by_itself(tmp_path: Path, redis_url: str) -> None:
+    """A manager whose `audit_rate` is not zero compares hits in the background."""
+    config = config_of("memory+redis", tmp_path, redis_url, monitoring=MonitoringConfig(audit_rate=1.0))
+    with CacheManager(config) as cache:
+        cache.coherence.start()
+        cache.set("k", 1)
+
+        def compared() -> bool:
+            cache.get("k")
+            return bool(cache.monitor.audit.compared.value)
+
+        eventually(compared)
 
 
 def test_it_keeps_up_with_its_rate(pair: tuple[CacheManager, CacheManager]) -> None:

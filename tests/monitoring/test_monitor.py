@@ -44,6 +44,25 @@ def test_figures_are_nested(cache: CacheManager) -> None:
     assert stats["stale_served_total"] == 0
 
 
+@pytest.mark.parametrize("stack", ["memory", "memory+disk", "disk"])
+def test_only_reads_of_values_count(stack: str, tmp_path: Path) -> None:
+    """Asking whether a key is there, how long it lives, or to keep it longer, is no hit, no miss, and told to nobody."""
+    told: list[str] = []
+    with CacheManager(config_of(stack, tmp_path, None)) as cache:
+        cache.set("k", 1)
+        if stack == "memory+disk":
+            cache._runtime.default.memory.clear()
+        cache.listen(on_hit=lambda event: told.append(event.tier), on_miss=lambda _: told.append("miss"))
+        for key, there in (("k", True), ("absent", False)):
+            assert cache.contains(key) is there
+            assert (cache.ttl(key) is not None) is there
+            assert cache.touch(key, 100) is there
+            assert cache.tag_cache_key(key, ["t"]) is there
+            assert cache.delete(key) is there
+        stats = cache.monitor.get_stats()
+    assert (stats["hits"]["overall"], stats["misses"]["overall"], told) == (0, 0, [])
+
+
 def test_flat_figures_have_the_known_names(cache: CacheManager) -> None:
     """`stats()` is flat and has the names that older systems had."""
     cache.set("k", 1)

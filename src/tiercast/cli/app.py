@@ -21,13 +21,14 @@ from ..invalidations import pattern_draft
 from ..keys import encode_target, validate_key
 from ..loading.reading import read
 from ..observing.fleet import fleet_of
-from ..observing.inspect import Holding, inspect
+from ..observing.inspect import inspect
 from ..plans import drive
 from ..region import MISS, tags_of
 from ..tiers.entry import Address
 from .doctor import Finding, examine
+from .holdings import described, print_holding
 from .session import FAILED, MISUSED, console, errors, escape, fail, opened
-from .tables import fleet_table, seconds, size, table, totals
+from .tables import fleet_table, seconds, table, totals
 
 if TYPE_CHECKING:
     from ..manager import CacheManager
@@ -51,7 +52,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def run() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="tiercast")
 
 
 # -- looking at the fleet ---------------------------------------------------------------------------
@@ -78,12 +79,12 @@ def status(
             found = fleet()
             if not found:
                 fail(f"no process of the fleet {runtime.fleet!r} is there")
-            console.print(fleet_table(found, console.width))
+            console.print(fleet_table(runtime.fleet, found, console.width))
             return
         with Live(console=console, auto_refresh=False) as live:
             try:
                 while True:
-                    live.update(fleet_table(fleet(), console.width), refresh=True)
+                    live.update(fleet_table(runtime.fleet, fleet(), console.width), refresh=True)
                     time.sleep(max(0.1, interval))
             except KeyboardInterrupt:
                 return
@@ -158,56 +159,6 @@ def inspect_key(
                 print_holding(holding, now)
         if not any(holding.state in {"alive", "stale"} for holding in holdings):
             sys.exit(FAILED)
-
-
-def described(holding: Holding, now: float) -> dict[str, Any]:
-    """Return a holding as plain data."""
-    said: dict[str, Any] = {"tier": holding.tier, "state": holding.state, "born": holding.born, "fence": holding.fence}
-    envelope = holding.envelope
-    if envelope is not None:
-        end = float("inf")
-        said |= {
-            "epoch": envelope.epoch,
-            "ttl": None if envelope.fresh_until == end else envelope.fresh_until - now,
-            "keep": None if envelope.keep_until == end else envelope.keep_until - now,
-            "age": now - envelope.created,
-            "tags": list(envelope.tags),
-            "bytes": len(envelope.payload),
-            "codec": envelope.codec,
-            "compressed": envelope.compressed,
-            "version": envelope.version,
-        }
-    if holding.killer is not None:
-        said["by"] = {**holding.killer._asdict(), "origin": holding.origin, "sent": holding.sent}
-    return said
-
-
-def print_holding(holding: Holding, now: float) -> None:
-    """Show a holding to people."""
-    colour = {"alive": "green", "stale": "yellow", "dead": "red"}.get(holding.state, "dim")
-    shown = table("", "", title=f"[bold]{holding.tier}[/bold]: [{colour}]{holding.state}[/{colour}]")
-    shown.show_header = False
-    if holding.born is not None:
-        shown.add_row("born", f"at position {holding.born}")
-    envelope = holding.envelope
-    if envelope is not None:
-        left = envelope.fresh_until - now
-        shown.add_row("ttl", seconds(left) if left > 0 else f"ended {seconds(-left)} ago")
-        shown.add_row("age", seconds(now - envelope.created))
-        shown.add_row("tags", escape(", ".join(envelope.tags)) or "-")
-        packed = " compressed" if envelope.compressed else ""
-        shown.add_row("value", f"{size(len(envelope.payload))}{packed}, codec {envelope.codec}")
-        if envelope.version:
-            shown.add_row("version", escape(envelope.version))
-    if holding.fence:
-        shown.add_row("fence", f"nothing older comes back for {seconds(holding.fence)}")
-    if holding.killer is not None:
-        kind, position, target, soft = holding.killer
-        verb = "made stale" if soft else "killed"
-        shown.add_row("why", escape(f"{verb} by record {position}: {kind} {target}".rstrip()))
-        if holding.origin:
-            shown.add_row("by", escape(f"{holding.origin}, {seconds(now - holding.sent)} ago"))
-    console.print(shown)
 
 
 def place(cache: CacheManager, key: str, region: str | None, scope: str) -> Address:

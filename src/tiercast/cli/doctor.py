@@ -87,12 +87,11 @@ def _server(connections: RedisConnections) -> Generator[Finding, None, bool]:
         (reply,) = _ask(connections, ("PING",))
         if isinstance(reply, Exception):
             raise Unavailable(str(reply))
+        replies = _ask(connections, ("INFO", "server"), ("INFO", "memory"), ("INFO", "replication"))
     except Unavailable as exc:
         yield _unreachable(connections.name, str(exc))
         return False
-    sections = [
-        _fields(reply) for reply in _ask(connections, ("INFO", "server"), ("INFO", "memory"), ("INFO", "replication"))
-    ]
+    sections = [_fields(reply) for reply in replies]
     info = {name: value for section in sections for name, value in section.items()}
     yield Finding("ok", "connection", f"{connections.name} answers")
     yield _version(info.get("redis_version", ""))
@@ -103,6 +102,9 @@ def _server(connections: RedisConnections) -> Generator[Finding, None, bool]:
 
 def _unreachable(name: str, reason: str) -> Finding:
     reason = reason.removeprefix(f"{name}: ")
+    trouble = _trouble(reason)
+    if trouble is not None:
+        return trouble
     lower = reason.lower()
     if "wrongpass" in lower or "noauth" in lower or "invalid username-password" in lower or "authentication" in lower:
         return Finding(
@@ -174,6 +176,8 @@ def _clock(connections: RedisConnections) -> Finding:
 
 
 def _permissions(connections: RedisConnections, fleet: str) -> Generator[Finding, None, bool]:
+    from ..connections import Unavailable
+
     nonce = secrets.token_hex(4)
     value, log = f"{fleet}:doctor:{nonce}", f"{LogKeys.of(fleet).log}:doctor:{nonce}"
     probes: Sequence[tuple[str, str, list[tuple[Any, ...]]]] = (
@@ -190,20 +194,42 @@ def _permissions(connections: RedisConnections, fleet: str) -> Generator[Finding
     )  # fmt: skip
     refused = []
     for what, grant, commands in probes:
-        for reply in _ask(connections, *commands):
-            if isinstance(reply, Exception):
-                refused.append((what, grant, str(reply)))
-                break
+        try:
+            reasons = [str(reply) for reply in _ask(connections, *commands) if isinstance(reply, Exception)]
+        except Unavailable as exc:  # a replica that refuses to write, say
+            reasons = [str(exc)]
+        refused += [(what, grant, reason) for reason in reasons[:1]]
     if not refused:
         yield Finding("ok", "permissions", "values, log, scripts and bus may be read and written")
         return True
     for what, grant, reason in refused:
+        trouble = _trouble(reason)
+        if trouble is not None:  # of the server, not of this user: the same for all that writes
+            yield trouble
+            return False
         yield Finding(
             "error", "permissions", f"{what}: {reason}",
             f"grant this user {grant} on ~{fleet}:* ~tiercast:{{{fleet}}}:* and &tiercast:{{{fleet}}}:*, "
             "and check that the server is no read-only replica",
         )  # fmt: skip
     return False
+
+
+TROUBLES = {
+    "OOM": (
+        "memory",
+        "raise maxmemory, or shorten TTLs: nothing can be stored and nothing invalidated in Redis meanwhile",
+    ),
+    "READONLY": ("replica", "name the master in the connection string, or ask a Sentinel for it (redis+sentinel://)"),
+    "MISCONF": ("persistence", "make room on the server's disk, or set stop-writes-on-bgsave-error no"),
+    "LOADING": ("loading", "the server reads its snapshot from disk; try again in a moment"),
+}
+"""Why a server refuses to work, by the first word of what it says: what was looked at, and what to do."""
+
+
+def _trouble(reason: str) -> Finding | None:
+    found = TROUBLES.get(reason.partition(" ")[0])
+    return None if found is None else Finding("error", found[0], reason, found[1])
 
 
 # -- the fleet ------------------------------------------------------------------------------------
@@ -218,7 +244,8 @@ def _fleet(cache: CacheManager) -> Generator[Finding, None, bool]:
         return False
     living = [process for process in fleet if process.alive]
     versions = sorted({process.version for process in living if process.version} | {library_version()})
-    yield Finding("ok", "fleet", f"{len(living)} live processes on {len({each.host for each in living})} hosts")
+    hosts = len({each.host for each in living})
+    yield Finding("ok", "fleet", f"{_counted(len(living), 'live process', 'es')} on {_counted(hosts, 'host', 's')}")
     if len(versions) > 1:
         others = [f"{each.host}:{each.pid} ({each.version})" for each in living if each.version != library_version()]
         yield Finding(
@@ -239,6 +266,10 @@ def _fleet(cache: CacheManager) -> Generator[Finding, None, bool]:
                 "they are replayed by themselves once it reaches Redis",
             )  # fmt: skip
     return True
+
+
+def _counted(number: int, what: str, plural: str) -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _canary(cache: CacheManager) -> Iterator[Finding]:

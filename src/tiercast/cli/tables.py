@@ -22,8 +22,9 @@ def table(*columns: str, right: Sequence[str] = (), title: str | None = None) ->
     return made
 
 
-def fleet_table(fleet: Sequence[Process], width: int) -> Table:
+def fleet_table(name: str, fleet: Sequence[Process], width: int) -> Table:
     """Return the processes of a fleet, with as many figures as there is room for."""
+    live = sum(process.alive for process in fleet)
     numbers = ["position", "lag", "proven", "hits", "L1", "L2", "L3", "entries", "lookups", "errors", "heard"]
     columns = ["process", "state", "position", "lag", "proven", "hits", "entries", "version"]
     if width >= WIDE:
@@ -31,19 +32,21 @@ def fleet_table(fleet: Sequence[Process], width: int) -> Table:
             "process", "state", "position", "lag", "proven", "hits", "L1", "L2", "L3", "lookups", "entries", "errors",
             "outbox", "heard", "epoch", "version",
         ]  # fmt: skip
-    made = table(*columns, right=numbers)
+    gone = f", {len(fleet) - live} gone" if live < len(fleet) else ""
+    made = table(*columns, right=numbers, title=f"fleet [bold]{escape(name)}[/bold]: {live} live{gone}")
     for process in fleet:
+        lookups = process.hits + process.misses
         cells = {
             "process": escape(f"{process.host}:{process.pid}"),
             "state": state_of(process),
             "position": str(process.position),
             "lag": "?" if process.lag is None else str(process.lag),
             "proven": seconds(process.proven_age),
-            "hits": percent(process.hit_rates.get("overall")),
-            "L1": percent(process.hit_rates.get("local")),
-            "L2": percent(process.hit_rates.get("disk")),
-            "L3": percent(process.hit_rates.get("remote")),
-            "lookups": str(process.hits + process.misses),
+            "hits": percent(process.hit_rates.get("overall") if lookups else None),
+            "L1": percent(process.hit_rates.get("local") if lookups else None),
+            "L2": percent(process.hit_rates.get("disk") if lookups else None),
+            "L3": percent(process.hit_rates.get("remote") if lookups else None),
+            "lookups": str(lookups),
             "entries": str(process.sizes.get("local", "")),
             "errors": str(process.errors),
             "outbox": "waiting" if process.waiting else "empty",

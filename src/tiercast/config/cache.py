@@ -92,7 +92,7 @@ class CacheConfig(RegionDefaults):
         ttl: seconds that an entry lives; None: until invalidated. DEFAULT: what a TimeBasedInvalidation says, else the
             longest `ttl` of the tiers, else 300.
         ttl_jitter, sliding: None: what a TimeBasedInvalidation says, else 0 and False.
-        background_workers: threads of one process that refresh, audit and clean up.
+        background_workers: threads of one process in which sync callers have values refreshed that nobody waits for.
     """
 
     name: str = attrs.field(default="tiercast", validator=_check_name)
@@ -114,7 +114,7 @@ class CacheConfig(RegionDefaults):
     ttl: float | Default | None = attrs.field(default=DEFAULT, converter=_ttl, validator=_check_ttl)
     ttl_jitter: float | None = attrs.field(default=None, validator=checks.optional(checks.jitter))
     sliding: bool | None = attrs.field(default=None, validator=checks.optional(checks.flag))
-    background_workers: int = attrs.field(default=4, validator=checks.count())
+    background_workers: int = attrs.field(default=8, validator=checks.count())
     _resolved: dict[str, RegionConfig] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from ..keys import encode_part, escape_glob
+from .captured import warn_of_twin
 from .default_key import UnkeyableError, class_name, function_prefix, text
 from .parameters import Parameters
 from .template import Template, literal, named, parse
@@ -17,6 +19,10 @@ KeyLike = str | Callable[..., str] | None
 TagsLike = str | Iterable[str] | Callable[..., "str | Iterable[str]"]
 RESULT = "result"
 """The parameter by which a function of tags asks for the value."""
+
+
+LONGEST = 1_000
+"""Characters of a default key beyond which a digest stands for the arguments: a whole document makes no key, and no record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Key:
             message = f"{function!r} has no name of its own to begin a default key with; give it key="
             raise TypeError(message)
         prefix = function_prefix(parameters.function, function) + suffix
+        warn_of_twin(prefix, function)
         namespace: dict[str, Any] = {"_tc_type": type, "_tc_int": int, "_tc_text": text}
         pieces = []
         for name in parameters.names:
@@ -80,7 +87,10 @@ class Key:
         if parameters.receiver is not None:
             writer = named(namespace, partial(_owner, parameters.receiver, *_defined_in(parameters.function, function)))
             owner = f"{{{writer}({parameters.receiver})}}"
-        expression = f'f"{literal(prefix)}:{owner}{",".join(pieces)}"'
+        written = f'f"{literal(prefix)}:{owner}{",".join(pieces)}"'
+        short = named(namespace, partial(_digested, len(prefix) + 1))
+        namespace["_tc_len"] = len
+        expression = f"(_tc_text_ if _tc_len(_tc_text_ := {written}) <= {LONGEST} else {short}(_tc_text_))"
         return cls(expression, namespace, escape_glob(f"{prefix}:") + "*")
 
     def explained(self, parameters: Parameters, error: UnkeyableError, args: Any, kwargs: Any) -> TypeError:
@@ -163,6 +173,11 @@ def _parameter_names(function: Callable[..., Any]) -> Iterable[str]:
         return inspect.signature(function).parameters
     except ValueError:
         return ()
+
+
+def _digested(start: int, key: str) -> str:
+    """Return a default key whose arguments are replaced by their digest; no argument's text begins with "#"."""
+    return f"{key[:start]}#{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=32).hexdigest()}"
 
 
 def _has_text(value: Any) -> bool:

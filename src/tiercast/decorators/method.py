@@ -76,7 +76,7 @@ class Method:
         for name, operation in operations(site).items():
             setattr(self, name, operation if name in WITHOUT_ARGUMENTS else functools.partial(self._applied, operation))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:

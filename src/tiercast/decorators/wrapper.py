@@ -67,11 +67,13 @@ else:
     _tc_key = None
 if _tc_key is None:
 {make}
-    if (_tc_kind is _tc_int or _tc_kind is _tc_str) and _tc_len(_tc_keys) < {most}:
+    if (_tc_kind is _tc_int or (_tc_kind is _tc_str and _tc_len({parameter}) <= {longest})) and _tc_len(_tc_keys) < {most}:
         _tc_keys[{parameter}] = _tc_key
 """
 REMEMBERED = 4096
 """Keys that are remembered for each function; the next load after that many begins anew."""
+LONGEST = 200
+"""Characters of the longest argument that is remembered."""
 SLOW = """\
 {define} {name}({header}):
     return {wait}_tc_call({arguments})
@@ -133,7 +135,7 @@ class Source:
         names = {node.id for node in ast.walk(ast.parse(self.key, mode="eval")) if isinstance(node, ast.Name)}
         decide = names & set(self.parameters.names)
         if self.pure and len(decide) == 1 and not decide & {self.parameters.variadic, self.parameters.keywords}:
-            make = RECALL.format(parameter=decide.pop(), make=indent(make, "    "), most=REMEMBERED)
+            make = RECALL.format(parameter=decide.pop(), make=indent(make, "    "), most=REMEMBERED, longest=LONGEST)
         return indent(make, "    ").strip()
 
     def forget_keys(self) -> None:

@@ -41,7 +41,13 @@ class Found:
 
 
 def find(
-    region: Region, address: Address, *, proven: bool, as_type: Any = None, fresher: Entry | None = None
+    region: Region,
+    address: Address,
+    *,
+    proven: bool,
+    as_type: Any = None,
+    fresher: Entry | None = None,
+    peek: bool = False,
 ) -> Plan[Found]:
     """Look into the tiers below, judge what they have, and promote it with what is left of its life.
 
@@ -51,6 +57,7 @@ def find(
         proven: whether memory is proven now.
         as_type: the declared type of the value.
         fresher: only what has a later deadline than this entry, or was born later, counts.
+        peek: the value is not wanted: it is no read, so nothing is counted and no life renewed.
     """
     coherence, ledger = region.coherence, region.ledger
     spare: Spare | None = None
@@ -78,10 +85,11 @@ def find(
             if spare is None or entry.expires > spare.entry.expires:
                 spare = Spare(entry, vouched, proven)
             continue
-        region.found_below(tier, (address,))
+        if not peek:
+            region.found_below(tier, (address,))
         if tier is region.remote and region.disk is not None:
             yield from put_disk(region, address, envelope, vouched, behind=True)
-        if region.sliding:
+        if region.sliding and not peek:
             yield from slide(region, address, entry)
         return Found(entry, vouched)
     return Found(spare=spare)
@@ -97,7 +105,7 @@ def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = T
     proven = yield from region.coherence.prove()
     found: dict[Address, Entry] = {}
     for start in range(0, len(addresses), AT_ONCE):
-        if start:
+        if len(addresses) > AT_ONCE:
             yield Pause(0.0)
         yield from _find_some(region, addresses[start : start + AT_ONCE], found, proven=proven, promote=promote)
     return found
@@ -138,7 +146,7 @@ def _find_in(
     vouched = vouched_by(reading.vouched, epoch, carried)
     envelopes = list(reading.found.items())
     for start in range(0, len(envelopes), BREATH):
-        if start:
+        if len(envelopes) > BREATH:  # reading them was a stretch of its own
             yield Pause(0.0)
         arrivals = yield from opened(region, tier, envelopes[start : start + BREATH])
         if not promote:

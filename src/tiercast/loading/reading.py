@@ -6,7 +6,8 @@ Implementation notes.
     the loader, and `store`. A value that lost a race is handed to its caller and stored
     nowhere.
     Whoever waited for a flight that was open when it came judges the flight's entry as a hit
-    of its own. One that it fails joins or leads another, which began after its call and is
+    of its own. One that it fails looks into memory once more (a `set` may have ended the flight's
+    use), and else joins or leads another, which began after its call and is
     therefore as good as one of its own: so nobody waits for more than two flights that end,
     and a crowd that is failed together loads once more together.
     A leader that was cancelled abandons its flight, and one of those who waited leads the
@@ -127,15 +128,18 @@ def read(region: Region, address: Address, want: Want | None = None) -> Plan[Ent
 
 def fetch(errand: Errand) -> Plan[Entry]:
     """Get the entry by the key's one flight, or the spare where that is slow or fails."""
-    region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
-    soft, hard = soft_limit(region, spare), region.settings.hard_timeout
-    if spare is not None and _left_alone(errand, spare, soft):
-        return spare.entry
+    region, address, want = errand.region, errand.address, errand.want
     began = region.clock.monotonic()
-    soft_end = began + soft if soft is not None else math.inf
+    hard = region.settings.hard_timeout
     hard_end = began + hard if hard is not None else math.inf
     judges, given_up = True, None
-    while True:
+    entry = None
+    while entry is None:
+        spare = errand.spare
+        soft = soft_limit(region, spare)
+        if spare is not None and _left_alone(errand, spare, soft):
+            return spare.entry
+        soft_end = began + soft if soft is not None else math.inf
         flight, leads = yield Join(region.flights, address, given_up)
         if leads:
             # A thread that runs a loader cannot be cancelled: its flight goes on without the caller.
@@ -151,7 +155,7 @@ def fetch(errand: Errand) -> Plan[Entry]:
         if isinstance(outcome, Spare):
             return outcome.entry
         if outcome is TOO_LATE:
-            soft_end = math.inf
+            errand = replace(errand, spare=None)
             continue
         if leads or not judges or _counts(errand, outcome):
             if isinstance(outcome, Failure):
@@ -160,7 +164,23 @@ def fetch(errand: Errand) -> Plan[Entry]:
                 return outcome.entry  # type: ignore[no-any-return]
             if isinstance(outcome, Older):
                 return (yield from fetch(replace(errand, spare=outcome.spare)))
+        entry, errand = _standing(errand)
         judges, given_up = False, flight if outcome is STUCK else None
+    return entry
+
+
+def _standing(errand: Errand) -> tuple[Entry | None, Errand]:
+    """Return what was set while a flight was waited for that was of no use; as the spare where it is not fresh."""
+    region, local_key = errand.region, errand.local_key
+    if errand.want.force:
+        return None, errand
+    vouched, proven = region.ledger.applied, region.coherence.proven()
+    entry, state = region.look(local_key, errand.address, proven=proven)
+    if entry is not None and state in (State.FRESH, State.DUE):
+        region.counters.hits.add()
+        region.touch(local_key, entry)
+        return entry, errand
+    return None, errand if entry is None else replace(errand, spare=Spare(entry, vouched, proven))
 
 
 def _led(errand: Errand, flight: Flight) -> Plan[Entry]:

@@ -206,7 +206,7 @@ def newest(region: Region, address: Address) -> Plan[Found]:
     if entry is not None and not entry.stale and region.clock.monotonic() < entry.expires:
         # Memory vouches up to what was applied: key records take their keys out of it at once.
         return Found(entry, applied)
-    return (yield from find(region, address, proven=proven))
+    return (yield from find(region, address, proven=proven, peek=True))
 
 
 def retag(

@@ -6,7 +6,8 @@ Implementation notes.
     a greater `born`) it reads the log itself. Only a record in the log that matches the
     entry, later than its `born` and no later than what this process had applied when it
     would have served the entry, is a disagreement. A newer value alone is none: another
-    process may have loaded the same answer later.
+    process may have loaded the same answer later. What disagrees is counted, logged, and
+    taken out of memory.
     What is looked at is chosen from the end of the memory where the last hits are, as many
     as the rate asks of the hits since the last look; the hit path knows nothing of it.
 """
@@ -142,6 +143,8 @@ class Audit:
         if record is None:
             return
         self.stale.add()
+        with suspect.region.ledger.lock:  # whatever went wrong, it is served no more
+            suspect.region.drop_key(suspect.region.local_key(suspect.address), record.position, soft=record.soft)
         logger.error(
             "memory served %r although record %d (%s) had killed it; it was born at %d",
             key, record.position, record.kind.value, entry.born,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..coherence.causes import Cause, cause_of, matching
-from ..coherence.records import Kind
+from ..coherence.records import Kind, Record
 from ..plans import Plan
 from ..tiers.entry import STALE, TOMBSTONE, Address, Envelope
 from ..tiers.envelope import EnvelopeError, peek, unpack
@@ -25,7 +25,7 @@ class Holding:
         born: of the entry, or of the tombstone; None where there is neither.
         envelope: the entry; None where there is none.
         fence: seconds for which nothing older may come back; 0 for none.
-        killer: why it is dead or stale. origin: who appended that record, and sent: when (seconds since 1970).
+        killer: why it is dead, stale or buried. origin: who appended that record, and sent: when (seconds since 1970).
     """
 
     tier: str
@@ -82,10 +82,24 @@ def _remote(runtime: Runtime, address: Address, epoch: str) -> Plan[Holding]:
         head = peek(blob)
         fence = max(0.0, head.fence / 1000 - runtime.coherence.log_time)
         if head.flags & TOMBSTONE:
-            return Holding("remote", "tombstone", head.born, fence=fence)
+            return (yield from _buried(runtime, address, epoch, head.born, fence))
         return (yield from _judged(runtime, address, "remote", unpack(blob), fence))
     except EnvelopeError:
         return Holding("remote", "unreadable")
+
+
+def _buried(runtime: Runtime, address: Address, epoch: str, born: int, fence: float) -> Plan[Holding]:
+    """A tombstone is born at the record that killed what stood there."""
+    tail = yield from runtime.log.read((epoch, born - 1))
+    if tail.records and tail.head.epoch == epoch and tail.records[0].position == born:
+        record = tail.records[0]
+        return Holding("remote", "tombstone", born, None, fence, _cause(record, address), record.origin, record.sent)
+    return Holding("remote", "tombstone", born, fence=fence)
+
+
+def _cause(record: Record, address: Address) -> Cause:
+    target = address.key if record.kind is Kind.KEY else ", ".join(record.targets[:3])
+    return Cause(record.kind.value, record.position, target, record.soft)
 
 
 def _judged(runtime: Runtime, address: Address, tier: str, envelope: Envelope, fence: float) -> Plan[Holding]:
@@ -97,8 +111,7 @@ def _judged(runtime: Runtime, address: Address, tier: str, envelope: Envelope, f
         records = sorted(tail.records, key=lambda record: record.soft)  # one that kills before one that marks
         record = matching(records, *address, envelope.tags)
     if record is not None:
-        target = address.key if record.kind is Kind.KEY else ", ".join(record.targets[:3])
-        killer: Cause | None = Cause(record.kind.value, record.position, target, record.soft)
+        killer: Cause | None = _cause(record, address)
     else:
         ledger = runtime.ledger
         with ledger.lock:
