@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .invalidation.result import InvalidationResult
+from .coherence.result import InvalidationResult
 from .manager import CacheManager
 
 MEGABYTE = 1024 * 1024

@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from .coherence.result import InvalidationResult
 from .config import DEFAULT
 from .errors import BarrierTimeout
-from .invalidation.result import InvalidationResult
 from .keys import validate_key
 from .loading.context import current_as_of
 from .loading.finding import find_many, handed_out
@@ -523,7 +523,7 @@ class Operations:
         """Return the values of those keys that are cached, in one round trip per tier."""
         current, path = self._locate(region, scope, scope_params)
         found, missing = self._hits(current, path, several(keys))
-        if missing:
+        if missing or not found:  # with no key at all, a closed manager says so
             found.update(drive(self._multi_get(current, path, missing)))
         return found
 
@@ -539,7 +539,7 @@ class Operations:
             more, absent = self._hits(current, path, wanted[start : start + BURST])
             found.update(more)
             missing += absent
-        if missing:
+        if missing or not found:  # with no key at all, a closed manager says so
             found.update(await drive_async(self._multi_get(current, path, missing)))
         return found
 

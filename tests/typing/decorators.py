@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, assert_type
 
+from tiercast.coherence.result import InvalidationResult
 from tiercast.decorators import (
     DecoratorMethods,
     FunctionStats,
@@ -15,7 +16,6 @@ from tiercast.decorators import (
     stampede_protect,
     write_through,
 )
-from tiercast.invalidation.result import InvalidationResult
 
 
 def get_from_cache(user_id: int) -> str | None:
