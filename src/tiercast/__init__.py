@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .errors import ScopeError as ScopeError
     from .errors import SerializationError as SerializationError
     from .errors import TiercastError as TiercastError
+    from .errors import UnknownKeyword as UnknownKeyword
     from .instance import get_cache as get_cache
     from .instance import get_cache_stats as get_cache_stats
     from .instance import invalidate_keys as invalidate_keys
@@ -65,6 +66,7 @@ _HOMES = {
     "errors": (
         "BarrierTimeout", "BusUnavailable", "ConfigError", "DeliveryError", "InvalidationError", "KeyTemplateError",
         "LoadCycle", "LoadTimeout", "ManagerClosed", "ScopeError", "SerializationError", "TiercastError",
+        "UnknownKeyword",
     ),
     "instance": (
         "get_cache", "get_cache_stats", "invalidate_keys", "invalidate_pattern", "invalidate_tags", "tag_cache_key",

@@ -238,5 +238,6 @@ class CacheManager(Invalidations, DecoratorMethods):
         await self.close_async()
 
     def __repr__(self) -> str:
-        tiers = [name for name in ("local", "disk", "distributed") if getattr(self.config, name) is not None]
+        region = self.config.region()
+        tiers = [name for name in ("local", "disk", "distributed") if getattr(region, name) is not None]
         return f"<CacheManager {self.config.name!r}: {', '.join(tiers)}>"

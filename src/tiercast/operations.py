@@ -596,7 +596,7 @@ class Operations:
         result = InvalidationResult(delivery.position, delivery.delivered, removed)
         if barrier is not None:
             try:
-                yield from self._runtime.coherence.barrier(delivery, seconds_of(barrier))
+                yield from self._runtime.coherence.barrier(delivery, seconds_of(barrier, "barrier"))
             except BarrierTimeout as exc:
                 exc.result = result
                 raise
@@ -617,7 +617,7 @@ def several(keys: Iterable[str]) -> list[str]:
 
 def lock(lock_ttl: float | timedelta | None) -> float | None:
     """Return `lock_ttl` in seconds, None for the region's."""
-    return None if lock_ttl is None else seconds_of(lock_ttl)
+    return None if lock_ttl is None else seconds_of(lock_ttl, "lock_ttl")
 
 
 def remaining(region: Region, entry: Entry | None) -> float | None:

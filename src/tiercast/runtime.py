@@ -64,7 +64,7 @@ class Runtime:
     def __init__(self, config: CacheConfig, clock: Clock | None = None) -> None:
         self.config = config
         self.clock = clock or SystemClock()
-        distributed = config.region().distributed
+        distributed = config.remote
         self.fleet = encode_part((distributed.prefix if distributed else None) or config.name)
         self.closed = False
         self._pid = os.getpid()
@@ -116,7 +116,7 @@ class Runtime:
     # -- building ---------------------------------------------------------------------------
 
     def _connections(self) -> RedisConnections | None:
-        distributed = self.config.region().distributed
+        distributed = self.config.remote
         if distributed is None or distributed.type != "redis":
             return None
         from .connections import RedisConnections
@@ -124,7 +124,7 @@ class Runtime:
         return RedisConnections(distributed, self.clock)
 
     def _remote(self) -> Tier | None:
-        distributed = self.config.region().distributed
+        distributed = self.config.remote
         if distributed is None:
             return None
         if self.connections is None:
@@ -437,6 +437,10 @@ class Runtime:
             "tracked_namespaces": len(regions),
             "storage_type": "+".join(name for name, there in tiers.items() if there),
         }
+
+    def memory_estimate(self) -> int:
+        """Return the bytes that all memory tiers take, roughly."""
+        return sum(region.memory.estimate() for region in self.regions() if region.memory is not None)
 
     @property
     def remote_name(self) -> str:

@@ -71,9 +71,9 @@ REGIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 OPERATION_PARAMETERS = frozenset(
     {
-        "as_of", "barrier", "count", "default", "entity", "event", "glob", "id", "key", "keys", "loader", "mapping",
-        "name", "pattern", "payload", "region", "require_delivery", "scope", "self", "soft", "tags", "timeout", "ttl",
-        "value",
+        "as_of", "as_type", "barrier", "broadcast", "count", "default", "entity", "event", "glob", "id", "key", "keys",
+        "loader", "lock_ttl", "mapping", "name", "pattern", "payload", "refresh", "region", "require_delivery", "scope",
+        "self", "soft", "tags", "timeout", "ttl", "value",
     }
 )  # fmt: skip
 """Parameters of operations, which no scope parameter and no scope level may be named like."""

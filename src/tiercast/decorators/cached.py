@@ -172,7 +172,7 @@ def recipe_maker(
     if ttl is not DEFAULT:
         seconds_of(ttl)
     if lock_ttl is not None:
-        seconds_of(lock_ttl)
+        seconds_of(lock_ttl, "lock_ttl")
 
     def make_recipe(function: Callable[..., Any], parameters: Parameters) -> Recipe:
         return Recipe(
