@@ -389,7 +389,7 @@ async def async_generator():
 
 
 @pytest.mark.parametrize("function", [generator, async_generator, functools.partial(generator)])
-@pytest.mark.parametrize("decorator", [cached, cached(ttl=1), memoize(), stampede_protect()])
+@pytest.mark.parametrize("decorator", [cached, cached(ttl=1), memoize, memoize(), stampede_protect()])
 def test_generators_are_refused(decorator, function):
     with pytest.raises(TypeError, match="is a generator function"):
         decorator(function)
@@ -480,6 +480,7 @@ def test_the_decorators_are_methods_of_a_manager_too(manager, origin):
             mixed.cache_aside("b", 60)(load),
             mixed.stampede_protect("c", 60, 30)(load),
             mixed.memoize(60, "d")(load),
+            mixed.memoize(load),
         ]
         for function in functions:
             assert function() == function()
