@@ -96,7 +96,6 @@ class Sampler:
             if self._rate:
                 probe(region)
 
-
     def ensure(self, region: Region) -> None:
         """Have look-ups timed where there were hits and none of them was: decorated functions pass `touched` by."""
         if self._rate and region.counters.hits.value and not region.watch.histogram("local", "get").read().count:
