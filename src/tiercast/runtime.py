@@ -366,7 +366,7 @@ class Runtime:
         yield Blocking(self.sweep)
         count = self.dropped() - before
         for disk in self._disks.values():
-            count += yield from self._remove_where(disk, self._is_dead)
+            count += (yield from self._remove_where(disk, self._is_dead))[0]
         return count
 
     def _is_dead(self, address: Address, envelope: Any) -> bool:
@@ -377,7 +377,8 @@ class Runtime:
             )  # fmt: skip
         return verdict is Verdict.DEAD
 
-    def _remove_where(self, tier: Tier, wanted: Callable[[Address, Any], bool]) -> Plan[int]:
+    def _remove_where(self, tier: Tier, wanted: Callable[[Address, Any], bool]) -> Plan[tuple[int, bool]]:
+        """Remove what is wanted from a tier; returns how many, and whether all of it could be walked."""
         epoch, _ = self.coherence.position()
         cursor = count = 0
         while True:
@@ -386,21 +387,26 @@ class Runtime:
             if addresses:
                 count += yield from tier.remove(addresses, epoch)
             if cursor <= 0:  # the end, or a tier that cannot be reached
-                return count
+                return count, cursor == 0
 
-    def remove_matching(self, matches: Callable[[Address, tuple[str, ...]], bool]) -> Plan[dict[str, int]]:
-        """Remove physically what matches, from every tier that this process can reach."""
+    def remove_matching(
+        self, matches: Callable[[Address, tuple[str, ...]], bool]
+    ) -> Plan[tuple[dict[str, int], list[str]]]:
+        """Remove physically what matches; returns the counts per tier, and the tiers that could not be walked whole."""
         counts: dict[str, int] = {}
+        missed: list[str] = []
         memories = [region for region in self._regions.values() if region.memory is not None]
         if memories:
             counts["local"] = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
-        if self._disks:
-            counts["disk"] = 0
-            for disk in self._disks.values():
-                counts["disk"] += yield from self._remove_where(disk, lambda at, seen: matches(at, seen.tags))
+        tiers: list[tuple[str, Tier]] = [("disk", disk) for disk in self._disks.values()]
         if self.remote is not None:
-            counts["remote"] = yield from self._remove_where(self.remote, lambda at, seen: matches(at, seen.tags))
-        return counts
+            tiers.append(("remote", self.remote))
+        for name, tier in tiers:
+            count, whole = yield from self._remove_where(tier, lambda at, seen: matches(at, seen.tags))
+            counts[name] = counts.get(name, 0) + count
+            if not whole:
+                missed.append(name)
+        return counts, missed
 
     def stats(self) -> dict[str, Any]:
         """Return the flat figures of all regions together."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from servers import wait_until
 from tiercast import (
     BarrierTimeout,
     CacheConfig,
@@ -77,6 +78,20 @@ def test_both_errors_of_delivery_carry_the_result(make: Maker, server: Any) -> N
         cache.invalidate_keys(["k"], barrier=0.05)
     waiting = InvalidationResult(None, delivered=False, removed=None)
     assert [waiting, waiting] == [refused.value.result, late.value.result]
+
+
+def test_a_purge_that_reaches_not_all_says_so(make: Maker, server: Any) -> None:
+    """Erasure is no read: a remote tier that does not answer is an error, and what lies there goes with the next try."""
+    cache = make()
+    cache.multi_set({"a": 1, "b": 2}, tags=["t"])
+    server.connected = False
+    with pytest.raises(DeliveryError, match="remote did not answer") as failed:
+        cache.purge(tags=["t"])
+    assert (False, 2) == (failed.value.result.delivered, failed.value.result.removed)
+    assert cache.multi_get(["a", "b"]) == {}
+    server.connected = True
+    wait_until(lambda: cache.coherence.status().proven)
+    assert cache.purge(tags=["t"])["remote"] == 2
 
 
 def test_threads_that_connect_first_get_one_server() -> None:
