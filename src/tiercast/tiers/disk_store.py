@@ -136,6 +136,7 @@ class DiskStore:
         seat = self.database.seat()
         with seat.lock:  # it may be stuck in a transaction that could not even be rolled back
             seat.close()
+        self.database.renew()  # connections of other threads may be on a file that is no longer the directory's
         self.failures.add()
         code = getattr(exc, "sqlite_errorcode", 0) or 0
         if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
