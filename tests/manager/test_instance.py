@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -49,6 +51,33 @@ def test_threads_that_ask_first_get_one() -> None:
     for thread in threads:
         thread.join()
     assert [found[0]] * 20 == found
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_while_a_thread_makes_the_manager_makes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock that the thread holds in the parent, nobody would ever let go of in the child."""
+    CacheManager.reset_instance()
+    begun, go_on = threading.Event(), threading.Event()
+    from_env = CacheConfig.from_env
+
+    def slow() -> CacheConfig:
+        begun.set()
+        assert go_on.wait(20)
+        return from_env({})
+
+    monkeypatch.setattr(CacheConfig, "from_env", slow)
+    thread = threading.Thread(target=get_cache)
+    thread.start()
+    assert begun.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(CacheManager.get_instance(CacheConfig.development_defaults()).get_or_set("k", lambda: 7))
+    _, status = os.waitpid(child, 0)
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 7
 
 
 def test_a_reset_closes_it_and_a_set_one_is_used(cache: CacheManager) -> None:

@@ -343,6 +343,15 @@ _stores: weakref.WeakValueDictionary[str, DiskStore] = weakref.WeakValueDictiona
 _sharing = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _sharing  # noqa: PLW0603  a lock that another thread held does not survive a fork
+    _sharing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def shared_store(directory: str | os.PathLike[str], size_limit: int, clock: Clock) -> DiskStore:
     """Return this process's one store of a directory. Looks at the directory; opens and makes nothing.
 
