@@ -42,7 +42,7 @@ class LocalNode:
         from redis.exceptions import RedisError, ResponseError
 
         if not self.breaker.admit():
-            raise Unavailable(f"{self.breaker.name} does not answer; not asked")
+            raise Unavailable(self.breaker.refusal)
         replies: list[Any] = []
         with self._lock:
             try:
