@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,6 +94,23 @@ def test_a_purge_that_reaches_not_all_says_so(make: Maker, server: Any) -> None:
     server.connected = True
     wait_until(lambda: not cache.coherence.status().waiting)
     assert "remote" in cache.purge(tags=["t"])
+
+
+def test_fakeredis_without_lua_says_what_to_install() -> None:
+    """The log is a script."""
+    program = """
+import sys
+sys.modules["lupa"] = None
+import fakeredis
+from tiercast import BusUnavailable, CacheConfig, CacheManager, DistributedCacheConfig
+with CacheManager(CacheConfig(distributed=DistributedCacheConfig(client=fakeredis.FakeRedis()))) as cache:
+    try:
+        cache.coherence.start(0.2)
+    except BusUnavailable as exc:
+        print(exc)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "pip install 'fakeredis[lua]'" in done.stdout
 
 
 def test_threads_that_connect_first_get_one_server() -> None:

@@ -94,7 +94,9 @@ def _flat(reply: Any) -> Any:
 
 
 def _with_code(error: Exception) -> Exception:
-    """Give an error its code back, which redis-py takes off the text of the errors that it knows."""
+    """Give an error its code back, which redis-py takes off the text of the errors that it knows; say what is missing."""
     from redis.exceptions import NoScriptError, ResponseError
 
+    if "unknown command 'eval" in str(error):
+        return ResponseError("fakeredis runs scripts only with its extra: pip install 'fakeredis[lua]'")
     return ResponseError(f"NOSCRIPT {error}") if isinstance(error, NoScriptError) else error
