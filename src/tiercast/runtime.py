@@ -37,7 +37,7 @@ from .loading.writing import burials
 from .observing.fleet import digest_of
 from .observing.measured import MeasuredSerializer, MeasuredTier
 from .observing.monitor import Monitor
-from .plans import Blocking, Plan, drive
+from .plans import Blocking, Pause, Plan, drive
 from .region import Region
 from .serialization import Serializer
 from .sweeper import Sweeper
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from .monitoring.watch import Watch
     from .tiers.base import Tier
     from .tiers.disk import DiskTier
+
+SCAN_PAUSES = (0.05, 0.2)
+"""Seconds before a step of a walk that got no answer is tried again: one slow answer is no reason to give up."""
 
 logger = logging.getLogger("tiercast")
 logger.addHandler(logging.NullHandler())  # quiet unless the application says where to log
@@ -381,13 +384,20 @@ class Runtime:
         """Remove what is wanted from a tier; returns how many, and whether all of it could be walked."""
         epoch, _ = self.coherence.position()
         cursor = count = 0
+        pauses = iter(SCAN_PAUSES)
         while True:
-            cursor, rows = yield from tier.scan(epoch, cursor)
+            following, rows = yield from tier.scan(epoch, cursor)
             addresses = [address for address, envelope in rows if wanted(address, envelope)]
             if addresses:
                 count += yield from tier.remove(addresses, epoch)
-            if cursor <= 0:  # the end, or a tier that cannot be reached
-                return count, cursor == 0
+            if following == 0:
+                return count, True
+            if following > 0:
+                cursor = following
+            elif (pause := next(pauses, None)) is None:  # a tier that cannot be reached
+                return count, False
+            else:
+                yield Pause(pause)
 
     def remove_matching(
         self, matches: Callable[[Address, tuple[str, ...]], bool]
