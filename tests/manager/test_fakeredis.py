@@ -31,13 +31,18 @@ def server() -> Any:
     return fakeredis.FakeServer()
 
 
-@pytest.fixture(params=["FakeRedis", "FakeAsyncRedis"])
+def both(**options: Any) -> tuple[Any, Any]:
+    """The pair (client, asyncio client)."""
+    return fakeredis.FakeRedis(**options), fakeredis.FakeAsyncRedis(**options)
+
+
+@pytest.fixture(params=[fakeredis.FakeRedis, fakeredis.FakeAsyncRedis, both])
 def make(request: pytest.FixtureRequest, server: Any) -> Iterator[Maker]:
     """Make managers of one fleet, each with a client of its own."""
     made: list[CacheManager] = []
 
     def manager(**options: Any) -> CacheManager:
-        client = getattr(fakeredis, request.param)(server=server, **options)
+        client = request.param(server=server, **options)
         coherence = CoherenceConfig(heartbeat=0.1, max_staleness=1.0)
         made.append(CacheManager(CacheConfig(distributed=DistributedCacheConfig(client=client), coherence=coherence)))
         return made[-1]
