@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .coherence.result import InvalidationResult as InvalidationResult
     from .config import DEFAULT as DEFAULT
     from .config import Alert as Alert
     from .config import CacheConfig as CacheConfig
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .errors import ScopeError as ScopeError
     from .errors import SerializationError as SerializationError
     from .errors import TiercastError as TiercastError
+    from .errors import UnknownKeyword as UnknownKeyword
     from .instance import get_cache as get_cache
     from .instance import get_cache_stats as get_cache_stats
     from .instance import invalidate_keys as invalidate_keys
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
     from .invalidation import EventBasedInvalidation as EventBasedInvalidation
     from .invalidation import PatternBasedInvalidation as PatternBasedInvalidation
     from .invalidation import TimeBasedInvalidation as TimeBasedInvalidation
-    from .invalidation.result import InvalidationResult as InvalidationResult
     from .loading.context import NOT_MODIFIED as NOT_MODIFIED
     from .loading.context import LoadContext as LoadContext
     from .loading.context import current_load as current_load
@@ -68,12 +69,13 @@ _HOMES = {
     "errors": (
         "BarrierTimeout", "BusUnavailable", "ConfigError", "DeliveryError", "InvalidationError", "KeyTemplateError",
         "LoadCycle", "LoadTimeout", "ManagerClosed", "ScopeError", "SerializationError", "TiercastError",
+        "UnknownKeyword",
     ),
     "instance": (
         "get_cache", "get_cache_stats", "invalidate_keys", "invalidate_pattern", "invalidate_tags", "tag_cache_key",
     ),
     "invalidation": ("EventBasedInvalidation", "PatternBasedInvalidation", "TimeBasedInvalidation"),
-    "invalidation.result": ("InvalidationResult",),
+    "coherence.result": ("InvalidationResult",),
     "loading.context": ("NOT_MODIFIED", "LoadContext", "current_load"),
     "loading.writing": ("Position",),
     "manager": ("CacheManager",),

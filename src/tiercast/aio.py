@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import instance
-from .invalidation.result import InvalidationResult
+from .coherence.result import InvalidationResult
 from .manager import CacheManager
 
 

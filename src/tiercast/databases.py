@@ -31,11 +31,12 @@ class ForkedInsideTransaction(sqlite3.OperationalError):
 class Seat:
     """One thread's place at a database. Hold `lock` while using `connection`; a fork takes it away in between."""
 
-    __slots__ = ("__weakref__", "connection", "lock", "pid")
+    __slots__ = ("__weakref__", "connection", "generation", "lock", "pid")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
+        self.generation = 0
         self.pid = os.getpid()
 
     def close(self) -> None:
@@ -78,6 +79,8 @@ class Database:
         self.path = path
         self.unusable = ""
         """Why this process must not touch the file; empty: it may."""
+        self.generation = 0
+        """Counts up where open connections are not to be trusted: the file may be another by now."""
         self._prepare = prepare
         self._timeout = timeout
         self.forked = forked
@@ -109,9 +112,13 @@ class Database:
             ForkedInsideTransaction: this process was forked at a bad moment.
         """
         connection = seat.connection
-        if connection is not None and seat.pid == os.getpid():
+        if connection is not None and seat.generation == self.generation and seat.pid == os.getpid():
             return connection
         return self._open(seat)
+
+    def renew(self) -> None:
+        """Have every thread open the file anew at its next use, when it is in no transaction. Waits for nobody."""
+        self.generation += 1
 
     def close(self) -> None:
         """Close every thread's connection once it is not in use; they open again when used."""
@@ -120,6 +127,11 @@ class Database:
                 seat.close()
 
     def _open(self, seat: Seat) -> sqlite3.Connection:
+        generation = self.generation
+        if seat.connection is not None and seat.pid == os.getpid():
+            if seat.connection.in_transaction:
+                return seat.connection
+            seat.close()
         if seat.connection is not None:
             # Forked by something that does not run Python's hooks.
             leak(seat.connection)
@@ -136,7 +148,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        seat.connection, seat.pid = connection, os.getpid()
+        seat.connection, seat.pid, seat.generation = connection, os.getpid(), generation
         return connection
 
     def _all(self) -> list[Seat]:

@@ -4,6 +4,7 @@
     ├── ConfigError          a setting, a mapping or a file says something that cannot be
     ├── KeyTemplateError     a key or tag template names what the function does not have
     ├── ScopeError           a scope parameter is missing, surplus, empty or None
+    │   └── UnknownKeyword   a keyword that neither the operation nor any scope knows (a TypeError too)
     ├── InvalidationError    an event or strategy cannot be turned into targets
     ├── SerializationError   a value would not come back equal and of the same type
     ├── LoadTimeout          a loader took longer than the hard timeout
@@ -39,6 +40,10 @@ class KeyTemplateError(TiercastError, ValueError):
 
 class ScopeError(TiercastError, ValueError):
     """A scope parameter is missing, surplus, empty or None."""
+
+
+class UnknownKeyword(ScopeError, TypeError):  # noqa: N818  a kind of ScopeError
+    """A keyword that is neither a parameter of the operation nor of any scope; a TypeError too, as of any function."""
 
 
 class InvalidationError(TiercastError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .invalidation.result import InvalidationResult
+from .coherence.result import InvalidationResult
 from .manager import CacheManager
 
 MEGABYTE = 1024 * 1024
@@ -19,11 +19,11 @@ def get_cache() -> CacheManager:
 def get_cache_stats() -> dict[str, Any]:
     """Return the figures of the process's manager: `CacheManager.stats()` with `size` and `memory_mb`.
 
-    `memory_mb` is None where no memory tier is bounded by bytes: then nobody measures them.
+    `memory_mb` is an estimate from some of the entries where no memory tier is bounded by bytes.
     """
-    figures = get_cache().stats()
-    measured = figures["memory_bytes"]
-    return {**figures, "size": figures["current_size"], "memory_mb": None if measured is None else measured / MEGABYTE}
+    cache = get_cache()
+    figures = cache.stats()
+    return {**figures, "size": figures["current_size"], "memory_mb": cache._runtime.memory_estimate() / MEGABYTE}
 
 
 def invalidate_keys(keys: Iterable[str], **options: Any) -> InvalidationResult:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .coherence.records import Draft, Kind
+from .coherence.result import InvalidationResult
 from .errors import BarrierTimeout, ScopeError
 from .events import checked_name
 from .invalidation.drafts import confined_to, pattern_draft, target_drafts
-from .invalidation.result import InvalidationResult
 from .loading.writing import bury
 from .plans import Pause, Plan, drive, drive_async
 from .purging import Purging

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -238,5 +239,15 @@ class CacheManager(Invalidations, DecoratorMethods):
         await self.close_async()
 
     def __repr__(self) -> str:
-        tiers = [name for name in ("local", "disk", "distributed") if getattr(self.config, name) is not None]
+        region = self.config.region()
+        tiers = [name for name in ("local", "disk", "distributed") if getattr(region, name) is not None]
         return f"<CacheManager {self.config.name!r}: {', '.join(tiers)}>"
+
+
+def _after_fork() -> None:
+    """Let a child make its own manager, though another thread of the parent was just making one."""
+    CacheManager._instance_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from .coherence.result import InvalidationResult
 from .config import DEFAULT
-from .invalidation.result import InvalidationResult
 from .keys import validate_key
 from .loading.context import current_as_of
 from .loading.finding import find_many, handed_out
@@ -311,7 +311,7 @@ class Operations(Standing):
         """Return the values of those keys that are cached, in one round trip per tier."""
         current, path = self._locate(region, scope, scope_params)
         found, missing = self._hits(current, path, several(keys))
-        if missing:
+        if missing or not found:  # with no key at all, a closed manager says so
             found.update(drive(self._multi_get(current, path, missing)))
         return found
 
@@ -327,7 +327,7 @@ class Operations(Standing):
             more, absent = self._hits(current, path, wanted[start : start + BURST])
             found.update(more)
             missing += absent
-        if missing:
+        if missing or not found:  # with no key at all, a closed manager says so
             found.update(await drive_async(self._multi_get(current, path, missing)))
         return found
 
@@ -381,4 +381,4 @@ class Operations(Standing):
 
 def lock(lock_ttl: float | timedelta | None) -> float | None:
     """Return `lock_ttl` in seconds, None for the region's."""
-    return None if lock_ttl is None else seconds_of(lock_ttl)
+    return None if lock_ttl is None else seconds_of(lock_ttl, "lock_ttl")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .coherence.records import Draft, Kind
-from .errors import InvalidationError
+from .coherence.result import InvalidationResult
+from .errors import DeliveryError, InvalidationError
 from .events import PURGED
 from .invalidation.drafts import confined_to, inside, pattern_draft
 from .invalidation.travelling import DomainEvent, encode_event
@@ -53,6 +54,8 @@ class Purging(Operations):
 
         Raises:
             InvalidationError: nothing says what to purge, or both tags and a pattern do.
+            DeliveryError: a tier could not be reached, or not all of it; nothing of it is served any more, but it
+                still lies there.
         """
         return drive(self._purge(tags, pattern, region, scope, scope_params))
 
@@ -100,16 +103,24 @@ class Purging(Operations):
         runtime.sweeper.held += 1
         try:
             yield from runtime.flush()  # what is on its way to the disk is removed, and counted, like the rest
-            yield from runtime.coherence.append(drafts)
-            counts = yield from self._remove_now(name, path, wanted, pattern)
+            delivery = yield from runtime.coherence.append(drafts)
+            counts, missed = yield from self._remove_now(name, path, wanted, pattern)
         finally:
             runtime.sweeper.held -= 1
         told = encode_event(DomainEvent(PURGED, origin=runtime.coherence.member))
         yield from runtime.events.broadcast(PURGED, told, quietly=True)
         yield from runtime.sweeper.give_back_the_past()
+        if missed:
+            removed = sum(counts.values())
+            message = (
+                f"not all could be removed: {' and '.join(missed)} did not answer ({removed} removed); purge again"
+            )
+            raise DeliveryError(message, result=InvalidationResult(delivery.position, delivery.delivered, removed))
         return counts
 
-    def _remove_now(self, name: str, path: str, wanted: tuple[str, ...], pattern: str | None) -> Plan[dict[str, int]]:
+    def _remove_now(
+        self, name: str, path: str, wanted: tuple[str, ...], pattern: str | None
+    ) -> Plan[tuple[dict[str, int], list[str]]]:
         glob = compile_glob(pattern) if pattern is not None else None
 
         def matches(address: Address, carried: tuple[str, ...]) -> bool:

@@ -321,8 +321,8 @@ class Region(Residents):
         self.watch.missed(address)
 
 
-def seconds_of(ttl: float | timedelta | None) -> float:
-    """Return a TTL in seconds, `math.inf` for None.
+def seconds_of(ttl: float | timedelta | None, name: str = "ttl") -> float:
+    """Return a TTL (or what else `name` says) in seconds, `math.inf` for None.
 
     Raises:
         TypeError: no number of seconds and no timedelta (a bool is no number).
@@ -333,10 +333,11 @@ def seconds_of(ttl: float | timedelta | None) -> float:
     if isinstance(ttl, timedelta):
         ttl = ttl.total_seconds()
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        message = f"ttl must be a number of seconds, a timedelta or None, not {ttl!r}"
+        message = f"{name} must be a number of seconds, a timedelta or None, not {ttl!r}"
         raise TypeError(message)
     if not ttl > 0:
-        message = f"ttl must be greater than 0 seconds, not {ttl!r}; None means 'until invalidated'"
+        hint = "; None means 'until invalidated'" if name == "ttl" else ""
+        message = f"{name} must be greater than 0 seconds, not {ttl!r}{hint}"
         raise ValueError(message)
     return float(ttl)
 
@@ -347,8 +348,9 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         TypeError, ValueError: a lone string, or a tag that is no str or is empty.
     """
-    if isinstance(tags, str):
-        message = f"tags must be a sequence of str, not the one string {tags!r}; write ({tags!r},)"
+    if tags is None or isinstance(tags, str):
+        hint = "() for none" if tags is None else f"the one string {tags!r}; write ({tags!r},)"
+        message = f"tags must be a sequence of str, not {hint}"
         raise TypeError(message)
     tags = tuple(tags)
     for tag in tags:

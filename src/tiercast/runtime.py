@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from .tiers.base import Tier
     from .tiers.disk import DiskTier
 
+SCAN_PAUSES = (0.05, 0.2)
+"""Seconds before a step of a walk that got no answer is tried again: one slow answer is no reason to give up."""
+
 logger = logging.getLogger("tiercast")
 logger.addHandler(logging.NullHandler())  # quiet unless the application says where to log
 
@@ -65,7 +68,7 @@ class Runtime:
     def __init__(self, config: CacheConfig, clock: Clock | None = None) -> None:
         self.config = config
         self.clock = clock or SystemClock()
-        distributed = config.region().distributed
+        distributed = config.remote
         self.fleet = encode_part((distributed.prefix if distributed else None) or config.name)
         self.closed = False
         self._pid = os.getpid()
@@ -117,7 +120,7 @@ class Runtime:
     # -- building ---------------------------------------------------------------------------
 
     def _connections(self) -> RedisConnections | None:
-        distributed = self.config.region().distributed
+        distributed = self.config.remote
         if distributed is None or distributed.type != "redis":
             return None
         from .connections import RedisConnections
@@ -125,7 +128,7 @@ class Runtime:
         return RedisConnections(distributed, self.clock)
 
     def _remote(self) -> Tier | None:
-        distributed = self.config.region().distributed
+        distributed = self.config.remote
         if distributed is None:
             return None
         if self.connections is None:
@@ -381,7 +384,7 @@ class Runtime:
         yield Blocking(self.sweep)
         count = (yield from self.dropped()) - before
         for disk in self._disks.values():
-            count += yield from self._remove_where(disk, self._is_dead)
+            count += (yield from self._remove_where(disk, self._is_dead))[0]
         return count
 
     def _is_dead(self, address: Address, envelope: Any) -> bool:
@@ -392,11 +395,13 @@ class Runtime:
             )  # fmt: skip
         return verdict is Verdict.DEAD
 
-    def _remove_where(self, tier: Tier, wanted: Callable[[Address, Any], bool]) -> Plan[int]:
+    def _remove_where(self, tier: Tier, wanted: Callable[[Address, Any], bool]) -> Plan[tuple[int, bool]]:
+        """Remove what is wanted from a tier; returns how many, and whether all of it could be walked."""
         epoch, _ = self.coherence.position()
         cursor = count = 0
+        pauses = iter(SCAN_PAUSES)
         while True:
-            cursor, rows = yield from tier.scan(epoch, cursor)
+            following, rows = yield from tier.scan(epoch, cursor)
             addresses = []
             for number, (address, envelope) in enumerate(rows):
                 if number % BREATH == 0 and number:
@@ -405,22 +410,33 @@ class Runtime:
                     addresses.append(address)
             if addresses:
                 count += yield from tier.remove(addresses, epoch)
-            if cursor <= 0:  # the end, or a tier that cannot be reached
-                return count
+            if following == 0:
+                return count, True
+            if following > 0:
+                cursor = following
+            elif (pause := next(pauses, None)) is None:  # a tier that cannot be reached
+                return count, False
+            else:
+                yield Pause(pause)
 
-    def remove_matching(self, matches: Callable[[Address, tuple[str, ...]], bool]) -> Plan[dict[str, int]]:
-        """Remove physically what matches, from every tier that this process can reach."""
+    def remove_matching(
+        self, matches: Callable[[Address, tuple[str, ...]], bool]
+    ) -> Plan[tuple[dict[str, int], list[str]]]:
+        """Remove physically what matches; returns the counts per tier, and the tiers that could not be walked whole."""
         counts: dict[str, int] = {}
+        missed: list[str] = []
         memories = [region for region in self._regions.values() if region.memory is not None]
         if memories:
             counts["local"] = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
-        if self._disks:
-            counts["disk"] = 0
-            for disk in self._disks.values():
-                counts["disk"] += yield from self._remove_where(disk, lambda at, seen: matches(at, seen.tags))
+        tiers: list[tuple[str, Tier]] = [("disk", disk) for disk in self._disks.values()]
         if self.remote is not None:
-            counts["remote"] = yield from self._remove_where(self.remote, lambda at, seen: matches(at, seen.tags))
-        return counts
+            tiers.append(("remote", self.remote))
+        for name, tier in tiers:
+            count, whole = yield from self._remove_where(tier, lambda at, seen: matches(at, seen.tags))
+            counts[name] = counts.get(name, 0) + count
+            if not whole:
+                missed.append(name)
+        return counts, missed
 
     def stats(self) -> dict[str, Any]:
         """Return the flat figures of all regions together."""
@@ -457,6 +473,10 @@ class Runtime:
             "tracked_namespaces": len(regions),
             "storage_type": "+".join(name for name, there in tiers.items() if there),
         }
+
+    def memory_estimate(self) -> int:
+        """Return the bytes that all memory tiers take, roughly."""
+        return sum(region.memory.estimate() for region in self.regions() if region.memory is not None)
 
     @property
     def remote_name(self) -> str:

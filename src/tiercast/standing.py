@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .coherence.result import InvalidationResult
 from .errors import BarrierTimeout
-from .invalidation.result import InvalidationResult
 from .keys import validate_key
 from .loading.finding import find_many
 from .loading.writing import bury, newest, retag
@@ -249,7 +249,7 @@ class Standing:
         result = InvalidationResult(delivery.position, delivery.delivered, removed)
         if barrier is not None:
             try:
-                yield from self._runtime.coherence.barrier(delivery, seconds_of(barrier))
+                yield from self._runtime.coherence.barrier(delivery, seconds_of(barrier, "barrier"))
             except BarrierTimeout as exc:
                 exc.result = result
                 raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiercast.config import CacheConfig, DistributedCacheConfig, LocalCacheConfig
+from tiercast.config import CacheConfig, CoherenceConfig, DistributedCacheConfig, LocalCacheConfig
 from tiercast.errors import ConfigError
 
 URL = "redis://localhost:6379/0"
@@ -112,7 +112,7 @@ def test_text_stands_for_a_tier(tmp_path: Path) -> None:
 def test_alternatives_replace_each_other() -> None:
     """A region that brings its own client does not keep the inherited connection string."""
     client = object()
-    region = CacheConfig(distributed=REMOTE, regions={"r": {"distributed": {"client": client}}}).region("r")
+    region = CacheConfig(distributed=REMOTE, regions={"default": {"distributed": {"client": client}}}).region()
     assert region.distributed is not None
     assert (client, None) == (region.distributed.client, region.distributed.connection_string)
 
@@ -162,3 +162,16 @@ def test_the_name_of_a_region_is_checked(name: object, error: type[Exception]) -
     """A name that fits no storage key is refused where it is used."""
     with pytest.raises(error, match="region"):
         CacheConfig().region(name)  # type: ignore[arg-type]
+
+
+def test_one_region_may_have_redis_alone() -> None:
+    """The others do without; the log is the one of all of them."""
+    config = CacheConfig(regions={"r": {"distributed": REMOTE}}, coherence=CoherenceConfig(bus="redis"))
+    assert (None, REMOTE, REMOTE) == (config.region().distributed, config.region("r").distributed, config.remote)
+
+
+@pytest.mark.parametrize("other", [{"connection_string": "redis://localhost:6379/5"}, {"prefix": "p"}])
+def test_regions_share_one_server(other: dict[str, str]) -> None:
+    """A second one would hold values that no log orders; its name would be ignored."""
+    with pytest.raises(ConfigError, match=rf"regions\.r\.distributed\.{next(iter(other))}: .*one cache has one server"):
+        CacheConfig(distributed=REMOTE, regions={"r": {"distributed": other}})

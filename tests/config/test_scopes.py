@@ -59,6 +59,9 @@ def test_a_scope_becomes_a_path(scope: str | None, params: dict[str, object], pa
         (None, {"ttl_seconds": 5}, "unknown keyword 'ttl_seconds'; did you mean 'ttl'"),
         ("tenant", {"tenant_id": 1, "tagz": 5}, "unknown keyword 'tagz'; did you mean 'tags'"),
         (None, {"tenantid": 5}, "unknown keyword 'tenantid'; did you mean 'tenant_id'"),
+        (None, {"timeout": 5}, "this operation takes no 'timeout'"),
+        (None, {"zzz": 5}, r"unknown keyword 'zzz' \(scope parameters are org_id, "),
+        ("usr", {"zzz": 5}, "unknown scope 'usr'; did you mean 'user'"),
         ("tenant", {"tenant_id": None}, "level 'tenant': tenant_id=None"),
         ("tenant", {"tenant_id": ""}, "level 'tenant': tenant_id=''.*empty"),
         ("tenant", {"tenant_id": True}, "tenant_id=True.*bool"),
@@ -163,3 +166,12 @@ def test_without_trees_global_is_all_there_is() -> None:
         ScopeConfig().resolve(None, {"org_id": 1})
     assert SCOPES == pickle.loads(pickle.dumps(SCOPES))
     assert "tenant:1" == pickle.loads(pickle.dumps(SCOPES)).resolve("tenant", {"tenant_id": 1})
+
+
+def test_an_unknown_keyword_is_a_type_error_too() -> None:
+    """As of any function that is called with one; a wrong scope is none."""
+    with pytest.raises(TypeError, match="did you mean 'ttl'"):
+        SCOPES.resolve(None, {"ttl_seconds": 5})
+    with pytest.raises(ScopeError) as missing:
+        SCOPES.resolve("tenant", {})
+    assert not isinstance(missing.value, TypeError)

@@ -107,3 +107,11 @@ def test_one_probe_among_threads():
     for thread in threads:
         thread.join()
     assert 1 == sum(admitted)
+
+
+def test_a_refusal_names_what_went_wrong_last():
+    """Whoever looks while the breaker is open wants to know of the wrong password, not of the breaker."""
+    breaker = Breaker(1, 2.0, Clock(), "Redis at h:1")
+    breaker.failed(OSError("invalid username-password pair"))
+    assert not breaker.admit()
+    assert breaker.refusal == "Redis at h:1 does not answer; not asked (last: invalid username-password pair)"

@@ -12,7 +12,7 @@ from tiercast.loading.context import current_load
 
 pytestmark = pytest.mark.usefixtures("manager")
 
-DECORATORS = [cached, cached(ttl=60, key="k:{x}"), async_cached, async_cached(key="k:{x}"), memoize(), memoize(60, "k:{x}"),
+DECORATORS = [cached, cached(ttl=60, key="k:{x}"), async_cached, async_cached(key="k:{x}"), memoize, memoize(), memoize(60, "k:{x}"),
               stampede_protect("k:{x}")]  # fmt: skip
 
 

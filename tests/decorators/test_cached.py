@@ -7,12 +7,14 @@ import functools
 import inspect
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tiercast.config import CacheConfig, LocalCacheConfig
 from tiercast.decorators import DecoratorMethods, async_cached, build_cache_key, cached, memoize, stampede_protect
 from tiercast.decorators.bound import unbind
+from tiercast.decorators.namespace import Namespace
 from tiercast.errors import LoadCycle, ScopeError
 from tiercast.loading.context import current_load
 from tiercast.manager import CacheManager
@@ -266,6 +268,16 @@ def test_max_items_evicts_the_functions_own_least_recent(manager, origin):
         cached(max_items=0)(lambda: None)
 
 
+def test_threads_that_enter_a_namespace_at_once_keep_its_bound():
+    """No entry leaves twice, none is lost, and as many stay as there is room for."""
+    space = Namespace(10)
+    with ThreadPoolExecutor(8) as pool:
+        gone = pool.map(lambda part: [old for x in range(2000) for old in space.admit((part, x))], range(8))
+    left = [address for part in gone for address in part]
+    assert len(space) == 10
+    assert len(set(left)) == len(left) == 8 * 2000 - 10
+
+
 def test_decorated_on_decorated_loads_once_and_invalidates_both(manager, origin):
     """The same key twice is one entry, not a cycle; different keys are two, both invalidated."""
 
@@ -389,7 +401,7 @@ async def async_generator():
 
 
 @pytest.mark.parametrize("function", [generator, async_generator, functools.partial(generator)])
-@pytest.mark.parametrize("decorator", [cached, cached(ttl=1), memoize(), stampede_protect()])
+@pytest.mark.parametrize("decorator", [cached, cached(ttl=1), memoize, memoize(), stampede_protect()])
 def test_generators_are_refused(decorator, function):
     with pytest.raises(TypeError, match="is a generator function"):
         decorator(function)
@@ -480,6 +492,7 @@ def test_the_decorators_are_methods_of_a_manager_too(manager, origin):
             mixed.cache_aside("b", 60)(load),
             mixed.stampede_protect("c", 60, 30)(load),
             mixed.memoize(60, "d")(load),
+            mixed.memoize(load),
         ]
         for function in functions:
             assert function() == function()

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from stacks import STACKS, Async, Sync, config_of
-from tiercast import CacheManager, ScopeConfig, ScopeError, ScopeLevel, SerializationError
+from tiercast import CacheConfig, CacheManager, ScopeConfig, ScopeError, ScopeLevel, SerializationError
 
 SCOPES = ScopeConfig(
     [
@@ -419,3 +419,16 @@ class TestClosing:
         with pytest.raises(RuntimeError, match="closed"):
             call(cache.get, "k")
         call(cache.close)
+
+
+def test_a_region_alone_on_redis_is_coherent(redis_url: str) -> None:
+    """Where only one region has Redis, its entries are shared, and invalidations of every region travel."""
+    regions = {"shared": {"distributed": {"connection_string": redis_url}}}
+    with CacheManager(CacheConfig(regions=regions)) as one, CacheManager(CacheConfig(regions=regions)) as other:
+        one.set("k", 1, region="shared")
+        assert other.get("k", region="shared") == 1
+        one.set("k", "mine")
+        other.set("k", "another's", tags=["t"], barrier=5.0)
+        assert (one.get("k"), other.get("k")) == (None, "another's")
+        one.invalidate_tags(["t"], barrier=5.0)
+        assert other.get("k") is None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tiercast import CacheManager
+from tiercast.config.defaults import OPERATION_PARAMETERS
 from tiercast.invalidations import Invalidations
 from tiercast.operations import Operations
 from tiercast.standing import Standing
@@ -67,3 +68,15 @@ def test_aio_has_the_plain_names(owner: str) -> None:
             assert getattr(operations.aio, name) == getattr(operations, f"{name}_async")
         with pytest.raises(AttributeError):
             _ = operations.aio.get_instance
+
+
+def test_no_scope_parameter_can_be_named_like_one_of_an_operation() -> None:
+    """Else the operation would take what was meant for the scope."""
+    taken = {
+        parameter.name
+        for cls in (CacheManager, ScopedView)
+        for _, method in inspect.getmembers(cls, inspect.isfunction)
+        if "scope_params" in (parameters := inspect.signature(method).parameters)
+        for parameter in parameters.values()
+    }
+    assert taken - OPERATION_PARAMETERS == {"scope_params"}

@@ -111,6 +111,14 @@ def test_after_sampling_hits_take_the_short_way_again(cache: CacheManager) -> No
     assert cache.monitor.get_stats()["latency_stats"]["local"]["count"] == 100
 
 
+def test_hits_of_decorated_functions_have_latencies_at_once(cache: CacheManager) -> None:
+    """They pass by what times hits; whoever asks for figures after the first hits gets numbers all the same."""
+    function = cache.cached(key="k:{x}")(lambda x: x)
+    assert [function(1), function(1), function(1)] == [1, 1, 1]
+    assert cache.monitor.analyze_performance()["latency_stats"]["local"]["p95"] > 0
+    assert cache.monitor.get_stats()["hits"]["local"] == 2
+
+
 def test_evictions_are_counted_by_cause() -> None:
     """Each way out of memory has a count of its own."""
     clock = FakeClock()

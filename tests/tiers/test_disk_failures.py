@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 import signal
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def everything_fails(tier):
     assert drive(tier.bury(KEY, EPOCH, 11, 1.0)) is False
     assert drive(tier.renew(KEY, seen, seen)) is False
     assert drive(tier.remove([KEY], EPOCH)) == 0
-    assert drive(tier.scan(EPOCH)) == (0, [])
+    assert drive(tier.scan(EPOCH)) == (-1, [])
     assert drive(tier.usage()) is None
     assert drive(tier.expire()) == 0
     assert drive(tier.prepare()) is False
@@ -215,6 +217,22 @@ def test_a_read_only_directory(tmp_path, tier, clock, caplog):
             path.chmod(0o600)
     clock.advance(60)
     assert list(read(tier).found) == [KEY]
+
+
+def test_a_directory_that_is_removed_is_made_anew(tmp_path, tier, clock):
+    """The threads whose connections are on the removed file come over to the new one, whichever tries first."""
+
+    def elsewhere(work, *args):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work, *args).result()
+
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").mkdir(mode=0o700)  # as the disk log does
+    assert elsewhere(read, tier).failed  # a new thread finds an empty file
+    clock.advance(60)
+    drive(tier.drop(EPOCH, 10))  # this thread's connection was on the removed one
+    assert put(tier) is Put.STORED
+    assert list(elsewhere(read, tier).found) == list(read(tier).found) == [KEY]
 
 
 def test_it_is_asked_less_and_less_often(tier, clock, monkeypatch):

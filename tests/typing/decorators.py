@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, assert_type
 
+from tiercast.coherence.result import InvalidationResult
 from tiercast.decorators import (
     DecoratorMethods,
     FunctionStats,
@@ -15,7 +16,6 @@ from tiercast.decorators import (
     stampede_protect,
     write_through,
 )
-from tiercast.invalidation.result import InvalidationResult
 
 
 def get_from_cache(user_id: int) -> str | None:
@@ -60,6 +60,11 @@ def remembered(x: float) -> float:
     return x
 
 
+@memoize
+def remembered_bare(x: float) -> float:
+    return x
+
+
 @stampede_protect(key="dashboard:stats", ttl=300, lock_ttl=60)
 async def dashboard() -> dict[str, int]:
     return {}
@@ -90,6 +95,7 @@ assert_type(bare.stats(), FunctionStats)
 assert_type(bare.stats().hit_rate, float)
 assert_type(with_arguments(1, lang="de"), list[str])
 assert_type(remembered(1.0), float)
+assert_type(remembered_bare(1.0), float)
 assert_type(aside(1), str)
 assert_type(callbacks(1), str)
 bare("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

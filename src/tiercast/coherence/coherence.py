@@ -33,6 +33,7 @@ from .fills import announced
 from .inbox import Apply, Duplicate, Inbox
 from .log import Beat, Log, LogUnavailable, Member, Tail, Write
 from .records import Draft, Kind, Malformed, Record, decode_message, split
+from .result import InvalidationResult
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -411,7 +412,7 @@ class Coherence:
             self.failure = str(exc)
             if require:
                 message = f"the log cannot be reached ({exc}); nothing was queued because require_delivery=True"
-                raise DeliveryError(message) from exc
+                raise DeliveryError(message, result=InvalidationResult(None, delivered=False)) from exc
             return (yield from self._queue(drafts))
         try:
             yield from self._follow(appended.tail)

@@ -19,12 +19,13 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from ..clock import Clock, SystemClock
 from ..plans import Blocking, Plan
 from .disk_files import MAX_POSITION, DiskFiles, word_of
-from .log import Appended, Beat, Head, Member, Pulse, Snapshot, Tail, Write
+from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .memory_log import FORGET_AFTER, StampName, stamp_names, stamp_record
 from .records import Draft, Kind, Record, decode_logged, encode_draft, stamp
 
@@ -120,14 +121,17 @@ class DiskLog:
             LogUnavailable: the files cannot be used now.
         """
         bodies = [encode_draft(draft) for draft in drafts]
+        raised = False
 
         def work(database: sqlite3.Connection) -> Appended:
+            nonlocal raised
             state = self._settled(database, since)
             epoch, position = state.epoch, state.position
             for body in bodies:
                 position += 1
                 database.execute("INSERT INTO records VALUES (?, ?)", (position, stamp(body, epoch, position)))
             self.files.view[0] = word_of(epoch, position)
+            raised = True
             if position - state.folded >= _FOLD_AT_APPEND:
                 self._fold(database, state)
             if since == (epoch, state.position):
@@ -135,7 +139,13 @@ class DiskLog:
                 return Appended(position, Tail(head, _placed(drafts, epoch, state.position), word_of(epoch, position)))
             return Appended(position, self._tail(database, state._replace(position=position), since))
 
-        return (yield from self._transaction(work))
+        try:
+            return (yield from self._transaction(work))
+        except LogUnavailable:
+            if raised:  # on a full disk nobody else's transaction would come to set the head right
+                with suppress(LogUnavailable):
+                    yield from self._transaction(lambda database: self._settled(database, None))
+            raise
 
     def read(self, since: tuple[str, int]) -> Plan[Tail]:
         """Read what came after a position; done in place, as it never waits for a writer."""

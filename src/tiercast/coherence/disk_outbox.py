@@ -93,6 +93,8 @@ class DiskOutbox:
         self._inode = 0
         self._spill = MemoryOutbox(most=most, most_bytes=most_bytes, now=now)
         """What the disk would not take."""
+        self._told: set[str] = set()
+        """What cannot be done at present, and was logged."""
         self._lock = threading.RLock()
         register(self)
 
@@ -111,11 +113,8 @@ class DiskOutbox:
             return tuple(_insert(database, data) for data in added)
 
         try:
-            return self._transaction(write)
-        except (sqlite3.Error, OSError) as exc:
-            logger.error(  # noqa: TRY400  the reason says it all
-                "the outbox cannot be written, its records wait in memory: %s", exc, extra={"path": str(self.path)}
-            )
+            return self._tried("written, its records wait in memory", write)
+        except (sqlite3.Error, OSError):
             self._spill.put(drafts)
             return ()
 
@@ -125,11 +124,9 @@ class DiskOutbox:
         if self._database is None and not self.path.exists():
             return False
         try:
-            return bool(self._transaction(_any, immediate=False))
-        except (sqlite3.Error, OSError) as exc:
-            # Not knowing counts as waiting: nothing is proven until it is known.
-            logger.warning("the outbox cannot be read: %s", exc, extra={"path": str(self.path)})
-            return True
+            return bool(self._tried("read", _any, immediate=False))
+        except (sqlite3.Error, OSError):
+            return True  # not knowing counts as waiting: nothing is proven until it is known
 
     def claim(self) -> list[Queued]:
         if self._database is None and not self.path.exists():
@@ -147,9 +144,8 @@ class DiskOutbox:
             return rows
 
         try:
-            rows = self._transaction(take)
-        except (sqlite3.Error, OSError) as exc:
-            logger.warning("the outbox cannot be read: %s", exc, extra={"path": str(self.path)})
+            rows = self._tried("claimed", take)
+        except (sqlite3.Error, OSError):
             rows = None
         if rows:
             return [Queued(row, decoded_draft(data), token) for row, data in rows]
@@ -193,11 +189,21 @@ class DiskOutbox:
             if batch:
                 database.execute("DELETE FROM lease WHERE token = ?", (batch[0].token,))
 
+        with suppress(sqlite3.Error, OSError):  # they will be replayed once more, which is harmless
+            self._tried("tidied", finish)
+
+    def _tried(self, what: str, work: Callable[[sqlite3.Connection], T], *, immediate: bool = True) -> T:
+        """Do `work` in a transaction; what cannot be done is logged once, until it can be done again."""
         try:
-            self._transaction(finish)
+            done = self._transaction(work, immediate=immediate)
         except (sqlite3.Error, OSError) as exc:
-            # They will be replayed once more, which is harmless.
-            logger.warning("the outbox cannot be tidied: %s", exc, extra={"path": str(self.path)})
+            if what not in self._told:
+                self._told.add(what)
+                extra = {"path": str(self.path)}
+                logger.error("the outbox cannot be %s: %s", what, exc, extra=extra)  # noqa: TRY400  the reason says it all
+            raise
+        self._told.discard(what)
+        return done
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T], *, immediate: bool = True) -> T:
         """Do `work` in a transaction on the file that lies at the path now; start anew where it is no database."""

@@ -119,14 +119,27 @@ class CacheConfig(RegionDefaults):
 
     def __attrs_post_init__(self) -> None:
         RegionDefaults.__attrs_post_init__(self)
-        region = self.region()
-        for name in self.regions:
-            self.region(name)
-        if self.coherence.bus == "redis" and region.distributed is None:
+        regions = [self.region(name) for name in (DEFAULT_REGION, *self.regions)]
+        if self.coherence.bus == "redis" and self.remote is None:
             raise FieldError(("coherence", "bus"), '"redis" needs the tier `distributed` with a connection')
-        if self.coherence.bus == "disk" and region.disk is None:
+        if self.coherence.bus == "disk" and all(region.disk is None for region in regions):
             raise FieldError(("coherence", "bus"), '"disk" needs the tier `disk`')
+        self._check_one_server(regions)
         self._check_scopes_of_strategies()
+
+    def _check_one_server(self, regions: Sequence[RegionConfig]) -> None:
+        """Refuse regions on different servers: one log orders their invalidations together with their values."""
+        first = self.remote
+        for region in regions:
+            remote = region.distributed
+            if remote is None or first is None:
+                continue
+            for field in ("type", "connection_string", "client", "prefix"):
+                if getattr(remote, field) != getattr(first, field):
+                    problem = (
+                        "is another than the other regions have: one cache has one server; make another CacheManager"
+                    )
+                    raise FieldError(("regions", region.name, "distributed", field), problem)
 
     def _check_scopes_of_strategies(self) -> None:
         for at, strategy in enumerate(self.invalidation):
@@ -152,6 +165,12 @@ class CacheConfig(RegionDefaults):
             # Two threads may both resolve it; both get the one that was first in.
             found = self._resolved.setdefault(name, resolve_region(self, validate_region(name)))
         return found
+
+    @property
+    def remote(self) -> DistributedCacheConfig | None:
+        """The remote tier of the default region, or of the first one that has one: all are on its server."""
+        found = (self.region(name).distributed for name in (DEFAULT_REGION, *self.regions))
+        return next((remote for remote in found if remote is not None), None)
 
     @classmethod
     def development_defaults(cls) -> CacheConfig:

@@ -34,6 +34,9 @@ TTL = 300.0
 """Seconds that an entry lives where neither a region, a strategy nor a tier says anything."""
 REDIS_URL = "redis://localhost:6379/0"
 
+SHORTEST_SECRET = 16
+"""Bytes that a secret which signs pickles has at least."""
+
 POLICIES = ("lru", "s3fifo", "sieve", "lfu", "fifo", "random")
 SERIALIZERS = ("json", "msgpack", "pickle", "protobuf")
 LOCAL_TYPES = ("memory", "file")
@@ -71,9 +74,9 @@ REGIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 OPERATION_PARAMETERS = frozenset(
     {
-        "as_of", "barrier", "count", "default", "entity", "event", "glob", "id", "key", "keys", "loader", "mapping",
-        "name", "pattern", "payload", "region", "require_delivery", "scope", "self", "soft", "tags", "timeout", "ttl",
-        "value",
+        "as_of", "as_type", "barrier", "broadcast", "count", "default", "entity", "event", "glob", "id", "key", "keys",
+        "loader", "lock_ttl", "mapping", "name", "pattern", "payload", "refresh", "region", "require_delivery", "scope",
+        "self", "soft", "tags", "timeout", "ttl", "value",
     }
 )  # fmt: skip
 """Parameters of operations, which no scope parameter and no scope level may be named like."""

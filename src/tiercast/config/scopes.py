@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from ..errors import ScopeError
+from ..errors import ScopeError, UnknownKeyword
 from ..keys import ROOT, encode_part, scope_child, split_path
 from .checks import FieldError, refuse_unknown, shown, suggestion
 from .defaults import OPERATION_PARAMETERS
@@ -206,11 +206,12 @@ class ScopeConfig:
         return way
 
     def _resolve_slowly(self, scope: str | None, params: Mapping[str, Any]) -> str:
-        known = [param for way in self._ways.values() for param in way.params]
+        if scope is not None:
+            self._way(scope)
+        known = list(dict.fromkeys(param for way in self._ways.values() for param in way.params))
         for name in params:
             if name not in known:
-                hint = suggestion(name, [*known, *(OPERATION_PARAMETERS - {"self"})])
-                raise ScopeError(f"unknown keyword {name!r}{hint}")
+                raise UnknownKeyword(_unknown(name, known))
         if scope is None:
             scope = self._infer(params)
         way = self._way(scope)
@@ -236,6 +237,14 @@ class ScopeConfig:
         named = [name for name, way in self._ways.items() if way.params[-1] in params]
         # Taking the deepest at its word makes `_resolve_slowly` name what is missing or surplus.
         return max(named, key=lambda name: len(self._ways[name].params))
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """Return what to say of a keyword that is no scope parameter."""
+    if name in OPERATION_PARAMETERS:
+        return f"this operation takes no {name!r}"
+    scopes = f"scope parameters are {', '.join(known)}" if known else "no scopes are configured"
+    return f"unknown keyword {name!r}{suggestion(name, [*known, *(OPERATION_PARAMETERS - {'self'})]) or f' ({scopes})'}"
 
 
 def _path_maker(way: _Way) -> PathMaker:

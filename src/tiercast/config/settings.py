@@ -28,6 +28,9 @@ def _check_secret(_: Any, attribute: attrs.Attribute[Any], value: object) -> Non
 def _check_pickle(serializer: object, secret: bytes | None) -> None:
     if serializer == "pickle" and secret is None:
         raise FieldError(("secret",), "is needed with serializer='pickle': unsigned pickles are never read")
+    if serializer == "pickle" and secret is not None and len(secret) < defaults.SHORTEST_SECRET:
+        problem = f"must have at least {defaults.SHORTEST_SECRET} bytes with serializer='pickle', not {len(secret)}"
+        raise FieldError(("secret",), problem)
 
 
 @refuse_unknown

@@ -25,7 +25,19 @@ class Breaker:
         name: what the log calls the server.
     """
 
-    __slots__ = ("_clock", "_failures", "_lock", "_probing", "_reset", "_row", "_until", "_wait", "name", "openings")
+    __slots__ = (
+        "_clock",
+        "_failures",
+        "_lock",
+        "_probing",
+        "_reason",
+        "_reset",
+        "_row",
+        "_until",
+        "_wait",
+        "name",
+        "openings",
+    )
 
     def __init__(self, failures: int, reset: float, clock: Clock, name: str = "redis") -> None:
         self._failures = failures
@@ -36,6 +48,7 @@ class Breaker:
         self._wait = reset
         self._until = 0.0
         self._probing = False
+        self._reason = ""
         self.name = name
         self.openings = 0
         """How many times it opened."""
@@ -46,6 +59,11 @@ class Breaker:
         if not self._until:
             return "closed"
         return "open" if self._clock.monotonic() < self._until and not self._probing else "half-open"
+
+    @property
+    def refusal(self) -> str:
+        """What to say to whom `admit` refused: why the server counts as away."""
+        return f"{self.name} does not answer; not asked" + (f" (last: {self._reason})" if self._reason else "")
 
     def admit(self) -> bool:
         """Say whether a call may go out now; an open breaker lets one probe out per pause."""
@@ -75,6 +93,7 @@ class Breaker:
         """Note that the server did not answer."""
         with self._lock:
             self._row += 1
+            self._reason = str(reason)
             if self._until:
                 if not self._probing:
                     return  # was under way when the breaker opened

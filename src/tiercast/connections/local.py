@@ -22,6 +22,9 @@ class LocalNode:
         self.opened = 0
         self._lock = threading.Lock()
         self._connection: Any = None
+        # fakeredis makes the server of a client that names none with the client's first connection; were those of two
+        # threads the first, they could get two servers. Making one opens nothing.
+        self._server = target.client.connection_pool.make_connection()._server
 
     def client(self) -> Any:
         """A sync client of the same server."""
@@ -31,10 +34,7 @@ class LocalNode:
             return given
         import fakeredis
 
-        kwargs = {
-            name: pool.connection_kwargs[name] for name in ("host", "port", "db") if name in pool.connection_kwargs
-        }
-        return fakeredis.FakeRedis(server=pool.connection_kwargs.get("server"), **kwargs)
+        return fakeredis.FakeRedis(server=self._server, db=pool.connection_kwargs.get("db", 0))
 
     def run(self, commands: Sequence[Command], timeout: float, *, again: bool) -> list[Any]:
         """See `Node.run`."""
@@ -42,7 +42,7 @@ class LocalNode:
         from redis.exceptions import RedisError, ResponseError
 
         if not self.breaker.admit():
-            raise Unavailable(f"{self.breaker.name} does not answer; not asked")
+            raise Unavailable(self.breaker.refusal)
         replies: list[Any] = []
         with self._lock:
             try:
@@ -94,7 +94,9 @@ def _flat(reply: Any) -> Any:
 
 
 def _with_code(error: Exception) -> Exception:
-    """Give an error its code back, which redis-py takes off the text of the errors that it knows."""
+    """Give an error its code back, which redis-py takes off the text of the errors that it knows; say what is missing."""
     from redis.exceptions import NoScriptError, ResponseError
 
+    if "unknown command 'eval" in str(error):
+        return ResponseError("fakeredis runs scripts only with its extra: pip install 'fakeredis[lua]'")
     return ResponseError(f"NOSCRIPT {error}") if isinstance(error, NoScriptError) else error

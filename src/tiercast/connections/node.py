@@ -92,7 +92,7 @@ class Node:
         """
         breaker = self.breaker
         if not breaker.admit():
-            raise Unavailable(f"{breaker.name} does not answer; not asked")
+            raise Unavailable(breaker.refusal)
         payload, shape = encode(commands, fuse=self.fuse)
         deadline = time.monotonic() + timeout
         try:
@@ -213,7 +213,7 @@ class Node:
         """
         breaker = self.breaker
         if not breaker.admit():
-            raise Unavailable(f"{breaker.name} does not answer; not asked")
+            raise Unavailable(breaker.refusal)
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(id(loop))
         if lane is None or lane.loop() is not loop:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
+from ..coherence.result import InvalidationResult
 from ..config import DEFAULT
 from ..errors import ScopeError
-from ..invalidation.result import InvalidationResult
 from ..keys import encode_part
 from ..loading.context import current_load
 from ..loading.hits import parts_of, shape_of

@@ -101,7 +101,7 @@ def cached(
         KeyTemplateError: a template cannot be read, or names what the function does not have.
         TypeError, ValueError: a generator function, a class, or an argument that cannot be.
     """
-    function, ttl = _bare(ttl)
+    function, ttl = bare(ttl)
     make_recipe = recipe_maker(
         ttl, key=key, tags=tags, scope=scope, region=region, max_items=max_items, version=version, manager=manager
     )
@@ -138,7 +138,7 @@ def async_cached(
     Raises:
         TypeError: the function is not async; and as `cached`.
     """
-    function, ttl = _bare(ttl)
+    function, ttl = bare(ttl)
     make_recipe = recipe_maker(
         ttl, key=key, tags=tags, scope=scope, region=region, max_items=max_items, version=version, manager=manager
     )
@@ -149,7 +149,7 @@ def async_cached(
     return decorator if function is None else decorator(function)
 
 
-def _bare(first: Any) -> tuple[Any, Any]:
+def bare(first: Any) -> tuple[Any, Any]:
     """Return (function, ttl) of a decorator's first argument, which is the function where it is used bare."""
     if callable(first) or isinstance(first, classmethod | staticmethod | property | functools.cached_property):
         return first, DEFAULT
@@ -172,7 +172,7 @@ def recipe_maker(
     if ttl is not DEFAULT:
         seconds_of(ttl)
     if lock_ttl is not None:
-        seconds_of(lock_ttl)
+        seconds_of(lock_ttl, "lock_ttl")
 
     def make_recipe(function: Callable[..., Any], parameters: Parameters) -> Recipe:
         return Recipe(

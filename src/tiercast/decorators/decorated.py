@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
-    from ..invalidation.result import InvalidationResult
+    from ..coherence.result import InvalidationResult
     from .figures import FunctionStats, ReadyKey
 
 P = ParamSpec("P")

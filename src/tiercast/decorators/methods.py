@@ -121,6 +121,12 @@ class DecoratorMethods:
         """Let one process load for a key: `tiercast.stampede_protect` on this manager."""
         return make_protected(key, ttl, lock_ttl, tags=tags, scope=scope, region=region, manager=self._decorating())
 
-    def memoize(self, ttl: Ttl = 60, key: KeyLike = None) -> Decorator:
+    @overload
+    def memoize(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCachedFunction[P, R]: ...
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    @overload
+    def memoize(self, ttl: Ttl = 60, key: KeyLike = None) -> Decorator: ...
+    def memoize(self, ttl: Any = 60, key: KeyLike = None) -> Any:
         """Remember what a function returns: `tiercast.memoize` on this manager."""
         return make_memoized(ttl, key, manager=self._decorating())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
@@ -12,13 +11,13 @@ A = TypeVar("A", bound=Hashable)
 
 
 class Namespace(Generic[A]):
-    """The addresses of one function's entries, least recently used first. Thread-safe.
+    """The addresses of one function's entries, least recently used first. Thread-safe, and no lock that a fork could keep.
 
     It knows what the function stored, not what is still there: an address whose entry the
     memory has evicted or invalidated meanwhile counts until it is the oldest.
     """
 
-    __slots__ = ("_lock", "_order", "limit")
+    __slots__ = ("_order", "limit")
 
     def __init__(self, limit: int) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int):
@@ -28,26 +27,26 @@ class Namespace(Generic[A]):
             message = f"max_items must be at least 1, not {limit}"
             raise ValueError(message)
         self.limit = limit
-        self._lock = threading.Lock()
         self._order: OrderedDict[A, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._order)
 
     def touch(self, address: A) -> None:
-        """Note a hit. Takes no lock: one C call, which fails where the address has just gone."""
+        """Note a hit: one C call, which fails where the address has just gone."""
         with suppress(KeyError):
             self._order.move_to_end(address)
 
     def admit(self, address: A) -> list[A]:
         """Note an entry; returns the addresses that have to go for it."""
-        with self._lock:
-            self._order[address] = None
-            self._order.move_to_end(address)
-            surplus = len(self._order) - self.limit
-            return [self._order.popitem(last=False)[0] for _ in range(surplus)]
+        self._order[address] = None
+        self.touch(address)
+        gone = []
+        with suppress(KeyError):  # another thread has made the room
+            while len(self._order) > self.limit:
+                gone.append(self._order.popitem(last=False)[0])
+        return gone
 
     def clear(self) -> None:
         """Forget every address."""
-        with self._lock:
-            self._order.clear()
+        self._order.clear()

@@ -126,6 +126,7 @@ class Monitor:
         baseline = self._baseline
         found = {}
         for region in self._runtime.regions():
+            self._sampler.ensure(region)
             counts = counts_of(region)
             before = baseline.get(region.name)
             found[region.name] = counts if before is None else counts.minus(before)

@@ -96,6 +96,11 @@ class Sampler:
             if self._rate:
                 probe(region)
 
+    def ensure(self, region: Region) -> None:
+        """Have look-ups timed where there were hits and none of them was: decorated functions pass `touched` by."""
+        if self._rate and region.counters.hits.value and not region.watch.histogram("local", "get").read().count:
+            probe(region)
+
 
 def probe(region: Region, tries: int = 3) -> None:
     """Time a few look-ups from this thread, where hits are served without passing by `touched` (decorated functions)."""

@@ -12,11 +12,11 @@ import hmac
 import pickle
 from typing import Any, Final
 
+from ..config.defaults import SHORTEST_SECRET
 from ..errors import ConfigError
 from .base import Refusal, UnreadableValue
 
 _SIGNATURE_SIZE: Final = 32
-_SHORTEST_SECRET: Final = 16
 _LONGEST_SEARCH: Final = 50
 """Levels down to which a refused value is searched for the part at fault."""
 
@@ -46,8 +46,8 @@ class PickleCodec:
         if not isinstance(secret, (str, bytes)):
             raise ConfigError(f"secret must be text or bytes, not {type(secret).__name__}")
         key = secret.encode() if isinstance(secret, str) else secret
-        if len(key) < _SHORTEST_SECRET:
-            raise ConfigError(f"secret must have at least {_SHORTEST_SECRET} bytes, not {len(key)}")
+        if len(key) < SHORTEST_SECRET:
+            raise ConfigError(f"secret must have at least {SHORTEST_SECRET} bytes, not {len(key)}")
         # A key of its own, so that the same secret signs nothing else by accident.
         self._key = hmac.digest(key, b"tiercast pickle 1", "sha256")
 

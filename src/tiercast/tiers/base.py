@@ -99,7 +99,7 @@ class Tier(Protocol):
         ...
 
     def scan(self, epoch: str, cursor: int = 0, count: int = 500) -> Plan[tuple[int, list[tuple[Address, Envelope]]]]:
-        """Walk the entries: pass the returned cursor back until it is 0. May show one twice."""
+        """Walk the entries: pass the returned cursor back until it is 0; below 0, the walk failed. May show one twice."""
         ...
 
     def close(self) -> Plan[None]:

@@ -198,7 +198,7 @@ class DiskTier:
 
     def scan(self, epoch: str, cursor: int = 0, count: int = 500) -> Plan[tuple[int, list[tuple[Address, Envelope]]]]:
         if not (yield from self.prepare()):
-            return 0, []
+            return -1, []
         if cursor == 0:
             yield from self.flush()
         found: tuple[int, list[tuple[Address, Envelope]]] = yield Blocking(self._scan, epoch, cursor, count)

@@ -136,6 +136,7 @@ class DiskStore:
         seat = self.database.seat()
         with seat.lock:  # it may be stuck in a transaction that could not even be rolled back
             seat.close()
+        self.database.renew()  # connections of other threads may be on a file that is no longer the directory's
         self.failures.add()
         code = getattr(exc, "sqlite_errorcode", 0) or 0
         if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
@@ -340,6 +341,15 @@ def _broken(path: str) -> bool:
 
 _stores: weakref.WeakValueDictionary[str, DiskStore] = weakref.WeakValueDictionary()
 _sharing = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _sharing  # noqa: PLW0603  a lock that another thread held does not survive a fork
+    _sharing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def shared_store(directory: str | os.PathLike[str], size_limit: int, clock: Clock) -> DiskStore:

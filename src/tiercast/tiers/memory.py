@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from ..clock import Clock
@@ -14,6 +15,8 @@ from .sizes import ENTRY_OVERHEAD, size_of
 
 UNSIZED = 1
 """The `size` of an entry that nobody measured."""
+SAMPLE = 100
+"""Entries that are measured to estimate what all of them take."""
 
 Cause = Literal["size", "bytes", "namespace", "policy", "too_large"]
 """Why an entry left: the bounds, its namespace's limit, the cache that a user passed, or it alone exceeds a bound."""
@@ -109,6 +112,16 @@ class MemoryTier:
         with self.lock:
             # A reader's move_to_end disturbs an OrderedDict's own iterator, not that of the dict beneath.
             return list(dict.items(self.entries))
+
+    def estimate(self) -> int:
+        """Return the bytes that the entries take, roughly: counted where they are bounded, else from a sample."""
+        if self.max_bytes is not None:
+            return self.bytes
+        with self.lock:
+            sample = list(islice(dict.items(self.entries), SAMPLE))
+            count = len(self.entries)
+        sizes = [ENTRY_OVERHEAD + size_of(key) + size_of(entry.value) for key, entry in sample]
+        return sum(sizes) * count // len(sizes) if sizes else 0
 
     # -- changing, with the lock held ---------------------------------------------------------
 
