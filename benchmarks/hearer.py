@@ -42,8 +42,8 @@ def hear_tiercast(url: str, name: str, moments: list[float]) -> Any:
     coherence = cache._runtime.coherence
     apply = coherence._apply
 
-    def noting(records: Any) -> Any:
-        answer = apply(records)
+    def noting(*records: Any) -> Any:
+        answer = apply(*records)
         moments.append(monotonic())
         return answer
 

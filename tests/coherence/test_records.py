@@ -64,7 +64,7 @@ def test_the_wire_form_is_this():
     """Golden bytes: other languages write and read them."""
     record = Record(Kind.TAG, "", ("users",), origin="web-1:71:9f", sent=1760000000.5, epoch="5f0c", position=42)
     assert encode_record(record) == (
-        b'{"v":1,"epoch":"5f0c","position":42,"kind":"tag","region":"","targets":["users"],'
+        b'{"v":1,"epoch":"5f0c","position":42,"carried":0,"kind":"tag","region":"","targets":["users"],'
         b'"soft":false,"origin":"web-1:71:9f","sent":1760000000.5}'
     )
 
