@@ -112,14 +112,15 @@ def check_draft(draft: Draft) -> None:
     Raises:
         ValueError: saying which part cannot be.
     """
-    if draft.kind in (Kind.KEY, Kind.PATTERN) and not draft.region:
-        raise _RefusedError(f"a {draft.kind.value} record names its region")
-    if (draft.kind is Kind.ALL) == bool(draft.targets):
-        raise _RefusedError(f"a record of kind {draft.kind.value} with {len(draft.targets)} targets")
-    if draft.kind is Kind.KEY:
+    kind = draft.kind
+    if not draft.region and (kind is Kind.KEY or kind is Kind.PATTERN):
+        raise _RefusedError(f"a {kind.value} record names its region")
+    if (kind is Kind.ALL) == bool(draft.targets):
+        raise _RefusedError(f"a record of kind {kind.value} with {len(draft.targets)} targets")
+    if kind is Kind.KEY:
         for target in draft.targets:
             decode_target(target)
-    elif draft.kind is Kind.PATTERN:
+    elif kind is Kind.PATTERN:
         for target in draft.targets:
             decode_pattern_target(target)
 
