@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from servers import wait_until
-from tiercast import CoherenceConfig
+from tiercast import CacheConfig, CacheManager, CoherenceConfig, DistributedCacheConfig
 from tiercast.clock import SystemClock
 from tiercast.coherence.coherence import Coherence
 from tiercast.coherence.ledger import Ledger
@@ -247,6 +247,28 @@ def test_whom_a_barrier_waits_for_says_at_once_how_far_it_is(log: SharedLog, pro
     said = {member.name: member.applied for member in drive(log.members())}
     assert said[engine.member] == delivery.position
     assert log.beats - before == 2, "one that brings it there, and one that says so"
+
+
+def test_whoever_hears_the_next_records_asks_redis_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a message says suffices, and it says that nothing is left to carry to L3 either."""
+    config = CacheConfig(coherence=LONG, distributed=DistributedCacheConfig(connection_string=redis_url))
+    with CacheManager(config) as one, CacheManager(config) as two:
+        for manager in (one, two):
+            manager.coherence.start(20)
+        asked: list[str] = []
+        call = two._runtime.log._call  # type: ignore[attr-defined]
+
+        def counted(operation: str, *rest: Any, **more: Any) -> Any:
+            asked.append(operation)
+            return call(operation, *rest, **more)
+
+        monkeypatch.setattr(two._runtime.log, "_call", counted)
+        for number in range(100):
+            one.invalidate_keys([f"key:{number}"])
+            one.invalidate_tags([f"tag:{number}"])
+        wait_until(lambda: two.position() == one.position())
+        two._runtime._housekeep()
+        assert (asked, two._runtime.coherence.carried) == ([], two.position().position)
 
 
 def test_a_message_longer_than_the_setting_is_not_read(log: SharedLog, process: Callable[..., Coherence]) -> None:

@@ -196,7 +196,7 @@ def test_two_fleets_on_one_redis_do_not_see_each_other(opened: Opener, redis_url
 
 
 def test_the_log_works_in_a_cluster(opened: Opener, redis_cluster_url: str) -> None:
-    """One slot for all its keys; no L3 half; each node's life is known and its first position kept."""
+    """One slot for all its keys, and no L3 half."""
     log = opened(redis_cluster_url)
     epoch = head(log).epoch
     done = append(log, key("a"), tag("t"), since=(epoch, 0), writes=(Write("default:|a", blob(), 5000, 0),))

@@ -405,11 +405,10 @@ class Coherence:
 
     def hear(self, message: bytes) -> Plan[None]:
         """Take one message from the bus; positions move by records in order only."""
-        most = self.settings.max_message_bytes
+        ledger, most = self.ledger, self.settings.max_message_bytes
         epoch, applied = self.position()
         meaning = meaning_of(message, epoch, applied, most)
         if isinstance(meaning, Apply):
-            ledger = self.ledger
             with ledger.lock:
                 if ledger.epoch == epoch and self._apply(meaning.records, meaning.records[-1].carried):
                     return
@@ -430,8 +429,8 @@ class Coherence:
             # It is known that records are missing: nothing is proven, and what the message itself says counts.
             self.failure = str(exc)
             records = decode_message(message, most)
-            with self.ledger.lock:
-                self.ledger.proven_until = -math.inf
+            with ledger.lock:
+                ledger.proven_until = -math.inf
                 if not isinstance(records, Malformed):
                     self._mark(records)
 
