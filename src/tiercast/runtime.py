@@ -509,8 +509,6 @@ class Runtime:
         self.monitor.forked()
         self.listener.forked()
         self.housekeeper.forked()
-        if self.log.kind == "memory":
-            return
         self.coherence.forked()
 
 

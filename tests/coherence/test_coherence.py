@@ -142,6 +142,18 @@ async def test_a_task_that_is_cancelled_leaves_the_heartbeat_to_another(
     assert not engine._together._under_way
 
 
+def test_a_forked_child_waits_for_nobody(log: SharedLog, process: Callable[..., Coherence]) -> None:
+    """Whoever was asking at the fork is not there."""
+    engine = unproven(process())
+    with log.holding():
+        thread = threading.Thread(target=lambda: drive(engine.prove()))
+        thread.start()
+        wait_until(lambda: len(engine._together._under_way) == 1)
+        engine.forked()
+        assert not engine._together._under_way
+    thread.join(20)
+
+
 async def test_a_thread_does_not_wait_for_a_task(log: SharedLog, process: Callable[..., Coherence]) -> None:
     """A sync call on the very thread of the loop whose task is asking would wait for ever."""
     engine = unproven(process())

@@ -676,11 +676,13 @@ class Coherence:
 
     def forked(self) -> None:
         """Forget, in a forked child, what was the parent's: it is unproven and unregistered until its own first heartbeat."""
+        self._together = Together()
+        if self.log.kind == "memory":  # its child's log is its own, and begins anew by itself
+            return
         self.member = member_name()
         self.started = False
         self.members_seen = ()
         self._snapshot_asked = float("-inf")
-        self._together = Together()
         self.ledger.proven_until = float("-inf")
 
 
