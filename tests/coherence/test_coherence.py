@@ -79,7 +79,9 @@ def unproven(engine: Coherence) -> Coherence:
 
 
 def waiting(engine: Coherence) -> int:
-    return sum(len(signal._callbacks) for signal in engine._together._under_way.values())
+    together = engine._together
+    signals = (together._of_threads, together._of_tasks[0] if together._of_tasks else None)
+    return sum(len(signal._callbacks) for signal in signals if signal is not None)
 
 
 # -- proof -----------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ async def test_a_task_that_is_cancelled_leaves_the_heartbeat_to_another(
         with pytest.raises(asyncio.CancelledError):
             await first
     assert await asyncio.wait_for(second, 20)
-    assert not engine._together._under_way
+    assert engine._together._of_tasks is None
 
 
 def test_a_forked_child_waits_for_nobody(log: SharedLog, process: Callable[..., Coherence]) -> None:
@@ -148,9 +150,9 @@ def test_a_forked_child_waits_for_nobody(log: SharedLog, process: Callable[..., 
     with log.holding():
         thread = threading.Thread(target=lambda: drive(engine.prove()))
         thread.start()
-        wait_until(lambda: len(engine._together._under_way) == 1)
+        wait_until(lambda: engine._together._of_threads is not None)
         engine.forked()
-        assert not engine._together._under_way
+        assert engine._together._of_threads is None
     thread.join(20)
 
 

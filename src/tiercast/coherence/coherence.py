@@ -33,7 +33,7 @@ from .inbox import Apply, Duplicate, meaning_of
 from .log import Beat, Log, LogUnavailable, Member, Snapshot, Tail, Write
 from .notices import announced, question, questioned
 from .records import Draft, Kind, Malformed, Record, decode_message, split
-from .together import Enter, Together, waited
+from .together import Together, entered
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -233,15 +233,11 @@ class Coherence:
 
     def _beat_together(self) -> Plan[None]:
         """Take a heartbeat, or wait for the one that another reader is taking: many may wake to an unproven memory."""
-        while True:
-            signal, leads = yield Enter(self._together)
-            if leads:
-                break
-            outcome = yield from waited(self._together, signal)
-            if outcome:
-                raise LogUnavailable(outcome)
-            if outcome is not None:
-                return
+        place = yield from entered(self._together)
+        if isinstance(place, str):
+            if place:
+                raise LogUnavailable(place)
+            return
         outcome = None
         try:
             yield from self.beat()
@@ -250,7 +246,7 @@ class Coherence:
             outcome = str(exc) or "the log cannot be reached"
             raise
         finally:
-            self._together.over(signal, outcome)
+            self._together.over(place, outcome)
 
     def beat(self) -> Plan[None]:
         """Take one heartbeat: replay the outbox, renew the lease, read the tail, and so prove memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Final
 
@@ -9,7 +10,7 @@ from ..plans import Plan
 from ..signal import Signal, Wait
 
 PATIENCE: Final = 1.0
-"""Seconds after which whoever waits for another's round trip makes its own: its loop may stand still."""
+"""Seconds after which a task makes a round trip of its own: the loop of whoever is making one may stand still."""
 
 
 class Together:
@@ -20,25 +21,33 @@ class Together:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way: dict[bool, Signal] = {}
+        self._of_threads: Signal | None = None
+        self._of_tasks: tuple[Signal, asyncio.AbstractEventLoop] | None = None
 
-    def enter(self, *, synchronous: bool) -> tuple[Signal, bool]:
-        """Return the signal of the round trip, and whether the caller makes it."""
+    def enter(self, loop: asyncio.AbstractEventLoop | None) -> tuple[Signal, float | None] | Signal:
+        """Return what to wait for, and how long at most; or the signal of the round trip that the caller has to make.
+
+        `loop`: the caller's; None for a thread.
+        """
         with self._lock:
-            signal = self._under_way.get(True)
-            if signal is None and not synchronous:
-                signal = self._under_way.get(False)
-            if signal is not None:
-                return signal, False
-            signal = self._under_way[synchronous] = Signal()
-            return signal, True
+            if self._of_threads is not None:
+                return self._of_threads, None
+            if loop is None:
+                self._of_threads = Signal()
+                return self._of_threads
+            if self._of_tasks is not None:
+                signal, other = self._of_tasks
+                return signal, None if other is loop else PATIENCE
+            self._of_tasks = Signal(), loop
+            return self._of_tasks[0]
 
     def over(self, signal: Signal, outcome: str | None) -> None:
         """Wake those who wait. `outcome`: "" for success, else the failure; None: it was given up."""
         with self._lock:
-            for synchronous, present in list(self._under_way.items()):
-                if present is signal:
-                    del self._under_way[synchronous]
+            if self._of_threads is signal:
+                self._of_threads = None
+            elif self._of_tasks is not None and self._of_tasks[0] is signal:
+                self._of_tasks = None
         signal.fire(outcome)
 
 
@@ -50,16 +59,22 @@ class Enter:
     def __init__(self, together: Together) -> None:
         self.together = together
 
-    def run(self) -> tuple[Signal, bool]:
-        return self.together.enter(synchronous=True)
+    def run(self) -> tuple[Signal, float | None] | Signal:
+        return self.together.enter(None)
 
-    async def run_async(self) -> tuple[Signal, bool]:
-        return self.together.enter(synchronous=False)
+    async def run_async(self) -> tuple[Signal, float | None] | Signal:
+        return self.together.enter(asyncio.get_running_loop())
 
 
-def waited(together: Together, signal: Signal) -> Plan[str | None]:
-    """Wait for another's round trip; answers its outcome, None where one has to make one's own."""
-    if not (yield Wait(signal, PATIENCE)):
-        together.over(signal, None)  # nobody else shall wait for it
-    outcome: str | None = signal.value
-    return outcome
+def entered(together: Together) -> Plan[Signal | str]:
+    """Take part; answers the signal of the round trip that the caller has to make, or the outcome of another's."""
+    while True:
+        place = yield Enter(together)
+        if isinstance(place, Signal):
+            return place
+        signal, patience = place
+        if not (yield Wait(signal, patience)):
+            together.over(signal, None)  # nobody else shall wait for it
+        elif signal.value is not None:
+            outcome: str = signal.value
+            return outcome
