@@ -11,27 +11,39 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Callable
 from resource import RUSAGE_SELF, getrusage
 from time import monotonic
 from typing import Any
 
 CHANNEL = "bare-invalidations"
+APART = "bare-invalidations-apart"
+"""A channel to which the process that publishes does not listen."""
 
 
-def hear_bare(url: str, moments: list[float]) -> None:
-    """What redis-py alone does."""
+def hear_bare(url: str, moments: list[float], *channels: str) -> Callable[[], None]:
+    """What redis-py alone does; returns what ends it."""
     import redis
 
     listener = redis.Redis.from_url(url).pubsub(ignore_subscribe_messages=True)
-    listener.subscribe(CHANNEL)
-    listener.get_message(timeout=5)
+    listener.subscribe(*channels)
+    for _ in channels:
+        listener.get_message(timeout=5)
+    done = threading.Event()
 
     def hear() -> None:
-        while True:
-            if listener.get_message(timeout=60) is not None:
+        while not done.is_set():
+            if listener.get_message(timeout=0.5) is not None:
                 moments.append(monotonic())
+        listener.close()
 
-    threading.Thread(target=hear, daemon=True).start()
+    def end() -> None:
+        done.set()
+        thread.join()
+
+    thread = threading.Thread(target=hear, daemon=True)
+    thread.start()
+    return end
 
 
 def hear_tiercast(url: str, name: str, moments: list[float]) -> Any:
@@ -42,9 +54,10 @@ def hear_tiercast(url: str, name: str, moments: list[float]) -> Any:
     coherence = cache._runtime.coherence
     apply = coherence._apply
 
-    def noting(records: Any) -> Any:
-        answer = apply(records)
-        moments.append(monotonic())
+    def noting(records: Any, *rest: Any) -> Any:
+        answer = apply(records, *rest)
+        if records:
+            moments.append(monotonic())
         return answer
 
     coherence._apply = noting  # type: ignore[method-assign]
@@ -61,7 +74,9 @@ def cpu() -> float:
 def main() -> None:
     kind, url, name = sys.argv[1:4]
     moments: list[float] = []
-    kept = hear_bare(url, moments) if kind == "bare" else hear_tiercast(url, name, moments)
+    kept = hear_tiercast(url, name, moments) if kind == "tiercast" else None
+    if kept is None:
+        hear_bare(url, moments, CHANNEL, APART)
     before = cpu()
     print("ready", flush=True)
     for line in sys.stdin:

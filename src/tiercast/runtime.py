@@ -549,8 +549,6 @@ class Runtime:
         self.monitor.forked()
         self.listener.forked()
         self.housekeeper.forked()
-        if self.log.kind == "memory":
-            return
         self.coherence.forked()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiercast.coherence.inbox import Apply, Duplicate, Gap, Held, Inbox, OtherEpoch
+from tiercast.coherence.inbox import Apply, Duplicate, Gap, OtherEpoch, meaning_of
 from tiercast.coherence.records import MAX_MESSAGE, Kind, Malformed, Record, encode_record
 
 
@@ -35,19 +35,19 @@ def message(*positions, epoch="e1"):
 )
 def test_what_a_message_means(positions, applied, expected):
     """The next ones are applied, known ones ignored, and at a gap the log is read."""
-    assert Inbox().offer(message(*positions), "e1", applied) == expected
+    assert meaning_of(message(*positions), "e1", applied) == expected
 
 
 @pytest.mark.parametrize("position", [1, 4, 5, 6])
 def test_a_message_never_changes_the_epoch(position):
     """Of another epoch, whatever it names, it only makes the process ask the log."""
-    assert Inbox().offer(message(position, epoch="e2"), "e1", 4) == OtherEpoch("e2")
+    assert meaning_of(message(position, epoch="e2"), "e1", 4) == OtherEpoch("e2")
 
 
 def test_a_batch_of_two_epochs_applies_nothing():
     """One foreign record in a message discredits all of it."""
     data = message(5) + b"\n" + message(6, epoch="e2")
-    assert Inbox().offer(data, "e1", 4) == OtherEpoch("e2")
+    assert meaning_of(data, "e1", 4) == OtherEpoch("e2")
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,9 @@ def test_a_batch_of_two_epochs_applies_nothing():
 )
 def test_a_malformed_message_is_told_from_all_others_and_says_why(data):
     """The position never moves by it; the reason is kept for the operator."""
-    inbox = Inbox()
-    meaning = inbox.offer(data, "e1", 4)
+    meaning = meaning_of(data, "e1", 4)
     assert isinstance(meaning, Malformed)
-    assert inbox.last_refusal == meaning.reason != ""
+    assert meaning.reason != ""
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 2**32))
@@ -67,9 +66,9 @@ def test_whatever_the_bus_does_only_the_next_records_are_applied(applied, head, 
     rng = random.Random(seed)
     positions = [position for position in range(1, head + 1) for _ in range(rng.choice((0, 1, 1, 2)))]
     rng.shuffle(positions)
-    inbox, at = Inbox(), applied
+    at = applied
     for position in positions:
-        meaning = inbox.offer(message(position), "e1", at)
+        meaning = meaning_of(message(position), "e1", at)
         if isinstance(meaning, Apply):
             assert [each.position for each in meaning.records] == [at + 1]
             at += 1
@@ -77,32 +76,22 @@ def test_whatever_the_bus_does_only_the_next_records_are_applied(applied, head, 
             assert meaning == (Duplicate() if position <= at else Gap(position))
 
 
-def test_what_came_before_the_snapshot_is_applied_after_it():
-    """Subscribe, hold, take the snapshot at 6, release: 7 and 8 follow, 5 and 6 are in it."""
-    inbox = Inbox()
-    inbox.hold()
-    assert [Held()] * 4 == [inbox.offer(message(position), "", 0) for position in (5, 6, 7, 8)]
-    assert inbox.release("e1", 6) == Apply((record(7), record(8)))
-    assert inbox.offer(message(9), "e1", 8) == Apply((record(9),)), "it holds no longer"
+@pytest.mark.parametrize("positions", [(4,), (3, 4), (1,)])
+def test_an_echo_is_known_without_being_read(positions, monkeypatch):
+    """What a process appended itself comes back to it: the beginning of the last line says so."""
+    monkeypatch.setattr("tiercast.coherence.inbox.decode_message", None)
+    assert meaning_of(message(*positions), "e1", 4) == Duplicate()
 
 
-@pytest.mark.parametrize(
-    ("held", "expected"),
-    [
-        ([], Duplicate()),
-        ([message(6)], Duplicate()),
-        ([message(7), message(9)], Gap(9)),
-        ([message(7), message(1, epoch="e0")], OtherEpoch("e0")),
-        ([message(7), b"?"], Malformed),
-        ([message(7)] * (MAX_MESSAGE // len(message(7)) + 1), Gap(6)),
-    ],
-    ids=["nothing", "known", "gap", "other epoch", "malformed", "too many"],
-)
-def test_where_what_was_held_does_not_fit_the_log_is_asked(held, expected):
-    """Holding is bounded, and one message in doubt sends the process to the log for all of them."""
-    inbox = Inbox()
-    inbox.hold()
-    for data in held:
-        inbox.offer(data, "", 0)
-    meaning = inbox.release("e1", 6)
-    assert meaning == expected if not isinstance(expected, type) else isinstance(meaning, expected)
+@pytest.mark.parametrize("place", [b"5", b"", b"+4", b"-4", b"4.0", b'"4"', b" 4", b"1" * 30])
+def test_what_only_looks_like_an_echo_is_read(place):
+    """Nothing but a plain number that was reached makes a message an echo."""
+    data = b'{"v":1,"epoch":"e1","position":' + place + b',"kind":"nothing"}'
+    assert isinstance(meaning_of(data, "e1", 4), Malformed)
+
+
+def test_a_message_longer_than_is_read_is_malformed():
+    """The setting `max_message_bytes` bounds what is parsed; the log is read instead."""
+    data = message(5, 6, 7)
+    assert isinstance(meaning_of(data, "e1", 4, len(data) - 1), Malformed)
+    assert isinstance(meaning_of(data, "e1", 4, len(data)), Apply)

@@ -170,10 +170,10 @@ def test_the_message_on_the_bus_is_the_documented_json(log: RedisLog, redis_serv
         assert records is not None
         data = pubsub.get_message(timeout=5)["data"]
     golden = (
-        b'{"v":1,"epoch":"%b","position":1,"kind":"key","region":"default","targets":["|a"],"soft":false,'
+        b'{"v":1,"epoch":"%b","position":1,"carried":0,"kind":"key","region":"default","targets":["|a"],"soft":false,'
         b'"origin":"h:1:x","sent":1.5}\n' % epoch.encode()
     ) + (
-        b'{"v":1,"epoch":"%b","position":2,"kind":"tag","region":"","targets":["t"],"soft":false,'
+        b'{"v":1,"epoch":"%b","position":2,"carried":0,"kind":"tag","region":"","targets":["t"],"soft":false,'
         b'"origin":"","sent":0.0}' % epoch.encode()
     )
     assert golden == data

@@ -55,6 +55,37 @@ def test_the_loss_of_any_one_key_is_seen(log: RedisLog, redis_server: RedisServe
     assert append(log, key("b"), since=(pulse.tail.head.epoch, 0)).position == 1
 
 
+@pytest.mark.parametrize("name", KEYS)
+def test_an_append_sees_that_a_key_is_gone(log: RedisLog, redis_server: RedisServer, name: str) -> None:
+    """It looks only whether they are there; that is enough to hand out no position of an epoch that lost something."""
+    epoch = append(log, key("a"), tag("t")).tail.head.epoch
+    redis_server.execute("DEL", f"tiercast:{{shop}}:{name}")
+    done = append(log, key("b"), since=(epoch, 2))
+    assert done.tail.head.epoch != epoch
+    assert (done.position, done.tail.records) == (1, None)
+
+
+def test_another_replication_id_ends_the_epoch_for_an_append(log: RedisLog, redis_server: RedisServer) -> None:
+    """A server takes a new one whenever it starts or is promoted; another run id alone is seen by all else."""
+    epoch = append(log, key("a")).tail.head.epoch
+    redis_server.execute("HSET", "tiercast:{shop}:log", "run_id", "0" * 40)
+    assert append(log, key("b"), since=(epoch, 1)).tail.head.epoch == epoch
+    after = head(log).epoch
+    assert after != epoch
+    redis_server.execute("HSET", "tiercast:{shop}:log", "master_replid", "0" * 40)
+    done = append(log, key("c"), since=(after, 0))
+    assert (done.tail.head.epoch != after, done.position) == (True, 1)
+
+
+def test_a_server_draws_a_new_replication_id_when_it_starts(own_redis: RedisServer) -> None:
+    """On which appends rely."""
+    own_redis.execute("SET", "key", "value")
+    before = own_redis.execute("INFO", "replication")["master_replid"]
+    own_redis.restart()
+    assert own_redis.execute("GET", "key") == "value"
+    assert own_redis.execute("INFO", "replication")["master_replid"] != before
+
+
 @pytest.mark.parametrize("operation", ["append", "read", "beat", "snapshot", "members"])
 def test_flushall_begins_a_new_epoch_whoever_notices(log: RedisLog, redis_server: RedisServer, operation: str) -> None:
     """Each operation looks before it answers."""
@@ -196,7 +227,7 @@ def test_two_fleets_on_one_redis_do_not_see_each_other(opened: Opener, redis_url
 
 
 def test_the_log_works_in_a_cluster(opened: Opener, redis_cluster_url: str) -> None:
-    """One slot for all its keys; no L3 half; each node's life is known and its first position kept."""
+    """One slot for all its keys, and no L3 half."""
     log = opened(redis_cluster_url)
     epoch = head(log).epoch
     done = append(log, key("a"), tag("t"), since=(epoch, 0), writes=(Write("default:|a", blob(), 5000, 0),))

@@ -80,6 +80,7 @@ class Puppet:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # the last of its threads may be answering still
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)

@@ -56,6 +56,20 @@ def test_when_it_returns_nobody_serves_the_old_value(config: dict[str, Any]) -> 
             assert [puppet.do("get", "key") for puppet in puppets] == [None, None, None]
 
 
+def test_where_all_are_well_it_does_not_wait_for_heartbeats(config: dict[str, Any]) -> None:
+    """Whoever is missing is asked, and says at once how far it is: here heartbeats are half a minute apart."""
+    config = {**config, "coherence": {"max_staleness": 60.0, "heartbeat": 30.0}}
+    with fleet(config, config, config), CacheManager(CacheConfig.from_dict(config)) as cache:
+        cache.coherence.start()
+        took = []
+        for number in range(10):
+            began = time.monotonic()
+            cache.invalidate_keys([f"key:{number}"], barrier=20.0)
+            took.append(time.monotonic() - began)
+        assert sorted(took)[5] < 1.0
+        assert max(took) < 10.0
+
+
 def test_it_waits_for_who_hears_late(own_redis: RedisServer) -> None:
     """A process behind a slow wire still serves the old value when the invalidation returns, and not after the barrier."""
     config = {"name": "barrier", "distributed": own_redis.url, "coherence": {"max_staleness": 5.0, "heartbeat": 1.0}}

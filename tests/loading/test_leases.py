@@ -17,7 +17,7 @@ import pytest
 from loaders import PATIENCE, Crowd, Gate, eventually
 from stacks import config_of
 from tiercast import CacheManager, DistributedCacheConfig
-from tiercast.coherence.fills import announced, announcement
+from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
 
 Make = Callable[..., CacheManager]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from simulation.steps import Step
 from tiercast.loading.flights import AwaitFlight
 from tiercast.loading.loads import Load
-from tiercast.loading.signal import Wait
 from tiercast.plans import Blocking, Pause
+from tiercast.signal import Wait
 
 if TYPE_CHECKING:
     from simulation.process import Process

@@ -154,14 +154,13 @@ class LogServer:
         state = self.enter(since, appending=True)
         before = state.position
         covered = all(draft.kind is not Kind.KEY for draft in drafts) or (bool(writes) and _covers(writes, drafts))
-        lines = []
+        placed = []
         for draft in drafts:
             encoded = encode_draft(draft)
             state.position += 1
-            line = stamp(encoded, state.epoch, state.position)
-            record = decode_logged(line, state.epoch, state.position)
+            record = decode_logged(stamp(encoded, state.epoch, state.position), state.epoch, state.position)
             state.records.append((record, self.time.now))
-            lines.append(line)
+            placed.append((encoded, state.position))
             self._stamp(state, draft)
             self.appended(record, draft)
         writing = bool(writes) and since[0] == state.epoch
@@ -175,7 +174,7 @@ class LogServer:
             state.carried = state.position
         self.heads[0] += 1
         if not self.host_log:
-            self.publish(b"\n".join(lines))
+            self.publish(b"\n".join(stamp(encoded, state.epoch, at, state.carried) for encoded, at in placed))
         if state.position // 16 > before // 16:
             self.trim(state)
         in_time = self.time.now <= until or all(write.blob is None for write in writes)

@@ -342,6 +342,11 @@ MUTANTS = (
         {**REDIS, "key_ring": 1, "operations": {"load": 6.0, "look": 6.0, "foreign": 3.0}, **faults(crash=3.0)},
     ),
     Mutant(
+        "what a message says was carried is no more than was",
+        (Edit(Coherence, "_apply", "min(carried, ledger.applied)", "ledger.applied"),),
+        {**REDIS, "key_ring": 1, "operations": {"load": 6.0, "look": 6.0, "foreign": 3.0}, **faults(crash=3.0)},
+    ),
+    Mutant(
         "a message after a gap is not passed over where the log is away",
         (Edit(Coherence, "hear", "ledger.proven_until = -math.inf", "return"),),
         {**REDIS, "messages": {"lost": 0.2}, **faults(cut=3.0)},

@@ -14,10 +14,10 @@ from simulation.steps import HUNG_UP, ProcessClock, Step
 from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.outbox import MemoryOutbox, Queued
 from tiercast.coherence.records import Draft, Record
-from tiercast.loading.signal import Signal
 from tiercast.manager import CacheManager
 from tiercast.plans import Plan
 from tiercast.runtime import Runtime
+from tiercast.signal import Signal
 from tiercast.tiers.lives import ServerLives
 
 if TYPE_CHECKING:

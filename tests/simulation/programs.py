@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.oracle import Name, Value
 from simulation.steps import HUNG_UP, Poll, Step, Unreachable
-from tiercast.coherence.fills import announced
 from tiercast.coherence.log import LogUnavailable
+from tiercast.coherence.notices import announced
 from tiercast.coherence.records import Draft, Kind, decode_message
 from tiercast.errors import BarrierTimeout, DeliveryError
 from tiercast.loading.reading import Want
-from tiercast.loading.signal import Signal, Wait
 from tiercast.loading.writing import Position
 from tiercast.plans import Pause
+from tiercast.signal import Signal, Wait
 from tiercast.tiers.entry import Address
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from simulation.settings import Settings, drawn
 from simulation.world import World, plans_handed_out
 from tiercast.loading.loads import Load
 from tiercast.loading.reading import Want
-from tiercast.loading.signal import Wait
 from tiercast.loading.stale import HEAD_START
 from tiercast.loading.workers import Spawn
 from tiercast.plans import Pause
 from tiercast.region import MISS
+from tiercast.signal import Wait
 from tiercast.tiers.entry import Address
 
 PATIENCE = 90.0

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.oracle import EPOCH, Violation
 from simulation.steps import PATIENCE, Killed, Poll, Step, Unreachable
+from tiercast.coherence.together import Enter
 from tiercast.loading.flights import AwaitFlight, Join
 from tiercast.loading.loads import Load
-from tiercast.loading.signal import Signal, Wait
 from tiercast.loading.workers import Spawn
 from tiercast.plans import Blocking, Pause
+from tiercast.signal import Signal, Wait
 
 if TYPE_CHECKING:
     from simulation.process import Process
@@ -103,6 +104,7 @@ class Scheduler:
             Step: self._io,
             Blocking: self._blocking,
             Join: lambda thread, request: (False, thread.context.run(request.run)),
+            Enter: lambda thread, request: (False, request.run()),
             Spawn: self._spawn,
             Load: self._load,
             Poll: self._poll,

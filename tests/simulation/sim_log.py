@@ -8,8 +8,8 @@ from typing import Any
 
 from simulation.log_server import LogServer
 from simulation.steps import PATIENCE, Step, Unreachable
-from tiercast.coherence.fills import announcement
 from tiercast.coherence.log import Appended, Beat, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from tiercast.coherence.notices import announcement
 from tiercast.coherence.records import Draft
 from tiercast.plans import Plan
 
@@ -29,7 +29,7 @@ class SimLog:
         self._leases = leases
         self._constant = (0,)
         if server.host_log:
-            self.announce = None  # type: ignore[assignment, method-assign]  a disk log has no bus
+            self.announce = self.publish = None  # type: ignore[assignment, method-assign]  a disk log has no bus
 
     @property
     def heads(self) -> Sequence[int]:
@@ -66,6 +66,13 @@ class SimLog:
             yield Step("bus", "announce", lambda: self.server.publish(announcement(name)), name)
         except Unreachable:
             return
+
+    def publish(self, message: bytes) -> Plan[bool]:
+        try:
+            yield Step("bus", "publish", lambda: self.server.publish(message), message)
+        except Unreachable:
+            return False
+        return True
 
     # A disk log keeps the leases of its host.
 

@@ -21,7 +21,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,11 +29,12 @@ from ..errors import BarrierTimeout, BusUnavailable, DeliveryError
 from ..keys import decode_target
 from ..monitoring.counter import Counter
 from ..plans import Blocking, Pause, Plan
-from .fills import announced
-from .inbox import Apply, Duplicate, Inbox
-from .log import Beat, Log, LogUnavailable, Member, Tail, Write
+from .inbox import Apply, Duplicate, meaning_of
+from .log import Beat, Log, LogUnavailable, Member, Snapshot, Tail, Write
+from .notices import announced, question, questioned
 from .records import Draft, Kind, Malformed, Record, decode_message, split
 from .result import InvalidationResult
+from .together import Together, entered
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -152,7 +153,6 @@ class Coherence:
         self.outbox = outbox
         self.stores = stores
         self.burials = burials
-        self.inbox = Inbox()
         self.counters = CoherenceCounters()
         self.member = member_name()
         self.started = False
@@ -175,12 +175,16 @@ class Coherence:
         self.travelled: Callable[[bytes], bool] = lambda message: False
         """Called with a message that is no record; answers whether it is an event that travels. Must not wait."""
         self.wake: Callable[[], None] = lambda: None
-        """Called, under the ledger's lock, when records were applied: must only set a flag."""
+        """Called, under the ledger's lock, when records were applied that stores or L3 have yet to follow: must only set a flag."""
         self.failure: str = "never asked"
         self._remove = remove
         self._drop = drop
         if isinstance(log.heads, tuple):  # a constant: such a log never shows that it moved
             ledger.head_word = log.heads[0]
+        self._said = ("", 0)
+        """Where this process said it was with its last heartbeat."""
+        self._asks: Callable[[bytes], Plan[bool]] | None = getattr(log, "publish", None)
+        self._together = Together()
         self._snapshot_asked = float("-inf")
         self._epoch_changed = float("-inf")
         self._history: deque[tuple[float, int]] = deque(maxlen=100_000)
@@ -195,6 +199,10 @@ class Coherence:
         """Whether the log of this host is known, without I/O, to have moved (the disk log's mapped head)."""
         word = self.log.heads
         return word[0] != self.ledger.head_word
+
+    def untold(self) -> bool:
+        """Whether this process has come further since it last said how far it is."""
+        return self._said != self.position()
 
     def outlives_outage(self, entry: Entry) -> bool:
         """Whether an unproven entry may be served: loaded here within `max_staleness`, and no record known to be missing."""
@@ -217,12 +225,29 @@ class Coherence:
             if self.started and self.behind() and self.clock.monotonic() < self.ledger.proven_until:
                 yield from self.catch_up()
             else:
-                yield from self.beat()
+                yield from self._beat_together()
         except LogUnavailable as exc:
             self.failure = str(exc)
             return False
         # Whatever has moved the head since was not there when the caller's read began.
         return self.started and self.clock.monotonic() < self.ledger.proven_until
+
+    def _beat_together(self) -> Plan[None]:
+        """Take a heartbeat, or wait for the one that another reader is taking: many may wake to an unproven memory."""
+        place = yield from entered(self._together)
+        if isinstance(place, str):
+            if place:
+                raise LogUnavailable(place)
+            return
+        outcome = None
+        try:
+            yield from self.beat()
+            outcome = ""
+        except LogUnavailable as exc:
+            outcome = str(exc) or "the log cannot be reached"
+            raise
+        finally:
+            self._together.over(place, outcome)
 
     def beat(self) -> Plan[None]:
         """Take one heartbeat: replay the outbox, renew the lease, read the tail, and so prove memory.
@@ -250,6 +275,7 @@ class Coherence:
             raise
         self.counters.beats.add()
         self.members_seen = pulse.members
+        self._said = (epoch, applied)
         yield from self._follow(pulse.tail)
         with ledger.lock:
             if clear and ledger.epoch == pulse.tail.head.epoch and ledger.applied >= pulse.tail.head.position:
@@ -280,63 +306,79 @@ class Coherence:
             yield from self._resync(epoch)
         self.started = True
 
-    def _resync(self, before: str | None = None) -> Plan[None]:
+    def _resync(self, before: str) -> Plan[None]:
         """Begin anew from a snapshot: the epoch changed, or the log does not reach back.
 
-        `before`: the epoch when that was found out; None: the present one.
+        `before`: the epoch when that was found out.
         """
         asked = self.clock.monotonic()
         ledger = self.ledger
-        before = self.position()[0] if before is None else before
         snapshot = yield from self.log.snapshot()
         head = snapshot.head
-        if before != head.epoch == self.position()[0]:
-            # Another thread or task has begun anew meanwhile: what came since is followed, not dropped for again.
-            yield from self.catch_up()
-            return
         with ledger.lock:
             known = ledger.epoch == head.epoch and ledger.applied >= head.position and self.started
             if known or asked < self._snapshot_asked:
                 return
-            if self.started:
-                self.counters.drops.add()
-                if ledger.epoch != head.epoch:
-                    self.counters.epoch_changes.add()
-                    self._epoch_changed = self.clock.monotonic()
-                logger.warning(
-                    "memory dropped: the log is at %s, this process was at %s",
-                    (head.epoch, head.position),
-                    (ledger.epoch, ledger.applied),
-                    extra={"epoch": head.epoch, "position": head.position},
-                )
-            self._snapshot_asked = asked
-            ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
-            self._history.clear()
-            self._history.append((self.clock.monotonic(), head.position))
-            self.carried = head.carried
-            self.log_time = max(self.log_time, head.time)
-            ledger.head_word = snapshot.word
-            self._drop()
-        yield from self.follow_stores()
+            overtaken = before != head.epoch == ledger.epoch
+            if not overtaken:
+                self._begin_anew(snapshot, asked)
+        if overtaken:
+            # Another thread or task has begun anew meanwhile: what came since is followed, not dropped for again.
+            yield from self.catch_up()
+        else:
+            yield from self.follow_stores()
 
-    def _follow(self, tail: Tail) -> Plan[None]:
-        """Apply a tail, or begin anew where it does not fit."""
+    def _begin_anew(self, snapshot: Snapshot, asked: float) -> None:
+        """Empty memory and take over a snapshot; the ledger's lock is held."""
+        ledger, head = self.ledger, snapshot.head
+        if self.started:
+            self.counters.drops.add()
+            if ledger.epoch != head.epoch:
+                self.counters.epoch_changes.add()
+                self._epoch_changed = self.clock.monotonic()
+            logger.warning(
+                "memory dropped: the log is at %s, this process was at %s",
+                (head.epoch, head.position),
+                (ledger.epoch, ledger.applied),
+                extra={"epoch": head.epoch, "position": head.position},
+            )
+        self._snapshot_asked = asked
+        ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
+        self._history.clear()
+        self._history.append((self.clock.monotonic(), head.position))
+        self.carried = head.carried
+        self.log_time = max(self.log_time, head.time)
+        ledger.head_word = snapshot.word
+        self._drop()
+
+    def _follow(self, tail: Tail, *, last: bool = False) -> Plan[None]:
+        """Apply a tail, or begin anew where it does not fit.
+
+        It may have been asked for from a place that another thread or task has left meanwhile;
+        so memory is given up only (`last`) for the answer to where this process is now.
+        """
         ledger = self.ledger
         with ledger.lock:
             self.head_seen = tail.head.position
+            epoch = ledger.epoch
             fits = tail.head.epoch == ledger.epoch and (
-                ledger.applied >= tail.head.position or (tail.records is not None and self._apply(tail.records))
+                ledger.applied >= tail.head.position
+                or (tail.records is not None and self._apply(tail.records, tail.head.carried))
             )
             if fits:
                 self.log_time = max(self.log_time, tail.head.time)
                 if ledger.applied == tail.head.position:
                     ledger.head_word = tail.word
                 self.carried = max(self.carried, min(tail.head.carried, ledger.applied))
-        if not fits:
-            yield from self._resync()
+        if fits:
+            return
+        if last or tail.head.epoch != epoch:
+            yield from self._resync(epoch)
+        else:
+            yield from self._follow((yield from self.log.read(self.position())), last=True)
 
-    def _apply(self, records: Sequence[Record]) -> bool:
-        """Apply what is next, in order; False at a gap. The ledger's lock is held."""
+    def _apply(self, records: Sequence[Record], carried: int) -> bool:
+        """Apply what is next, in order, and note what was carried by then; False at a gap. The ledger's lock is held."""
         ledger = self.ledger
         fresh = []
         for record in records:
@@ -350,32 +392,31 @@ class Coherence:
         if fresh:
             if self.settings.origin_lag:
                 self._history.append((self.clock.monotonic(), ledger.applied))
+            self.carried = max(self.carried, min(carried, ledger.applied))
             self.observe(fresh)
-            self.wake()
+            if self.stores or self.carried < ledger.applied:
+                self.wake()
         return True
 
     # -- the bus --------------------------------------------------------------------------
 
     def hear(self, message: bytes) -> Plan[None]:
         """Take one message from the bus; positions move by records in order only."""
-        name = announced(message)
-        if name is not None:
-            self.filled(name)
-            return
-        ledger = self.ledger
-        with ledger.lock:
-            verdict = self.inbox.offer(message, ledger.epoch, ledger.applied)
-            if isinstance(verdict, Apply):
-                self._apply(verdict.records)
-                return
-        if isinstance(verdict, Duplicate):
+        ledger, most = self.ledger, self.settings.max_message_bytes
+        epoch, applied = self.position()
+        meaning = meaning_of(message, epoch, applied, most)
+        if isinstance(meaning, Apply):
+            with ledger.lock:
+                if ledger.epoch == epoch and self._apply(meaning.records, meaning.records[-1].carried):
+                    return
+        elif isinstance(meaning, Duplicate):
             self.counters.duplicates.add()
             return
-        if isinstance(verdict, Malformed):
-            if self.travelled(message):
+        elif isinstance(meaning, Malformed):
+            if len(message) <= most and (yield from self._noticed(message)):
                 return
             if not self.counters.malformed.value:  # one line is enough: whoever may publish could fill the disk
-                logger.warning("a malformed message on the bus; the log is read instead: %s", verdict.reason)
+                logger.warning("a malformed message on the bus; the log is read instead: %s", meaning.reason)
             self.counters.malformed.add()
         else:
             self.counters.gaps.add()
@@ -384,11 +425,32 @@ class Coherence:
         except LogUnavailable as exc:
             # It is known that records are missing: nothing is proven, and what the message itself says counts.
             self.failure = str(exc)
-            records = decode_message(message)
+            records = decode_message(message, most)
             with ledger.lock:
                 ledger.proven_until = -math.inf
                 if not isinstance(records, Malformed):
                     self._mark(records)
+
+    def _noticed(self, message: bytes) -> Plan[bool]:
+        """Take a message that is no record; False where it is nothing that is known."""
+        if (name := announced(message)) is not None:
+            self.filled(name)
+        elif (asked := questioned(message)) is not None:
+            yield from self._acknowledge(*asked)
+        else:
+            return self.travelled(message)
+        return True
+
+    def _acknowledge(self, epoch: str, position: int) -> Plan[None]:
+        """Say at once how far this process is: a barrier waits for it. One heartbeat answers all who wait."""
+        for _ in range(2):  # the first may be what brings it that far
+            if self._said[0] == epoch and self._said[1] >= position:
+                return
+            try:
+                yield from self.beat()
+            except LogUnavailable as exc:
+                self.failure = str(exc)
+                return
 
     # -- appending ------------------------------------------------------------------------
 
@@ -400,7 +462,7 @@ class Coherence:
         queues nothing.
         """
         now = self.clock.wall()
-        drafts = [part for draft in drafts for part in split(replace(draft, origin=self.member, sent=now))]
+        drafts = [part for draft in drafts for part in split(self._signed(draft, now))]
         self.counters.appends.add()
         try:
             if not self.started:
@@ -421,6 +483,9 @@ class Coherence:
             self.failure = str(exc)
             self._mark(drafts)
         return Delivery(appended.tail.head.epoch, appended.position, appended.written)
+
+    def _signed(self, draft: Draft, now: float) -> Draft:
+        return Draft(draft.kind, draft.region, draft.targets, draft.soft, self.member, now)
 
     def _queue(self, drafts: Sequence[Draft]) -> Plan[Delivery]:
         # Queued before it is marked: a heartbeat that finds nothing waiting takes the marks away.
@@ -537,7 +602,8 @@ class Coherence:
         Raises:
             BarrierTimeout: naming the members that have not.
         """
-        began = self.clock.monotonic()
+        began = ask_at = self.clock.monotonic()
+        pause = 0.0005
         missing: list[str] = ["the log (it cannot be reached)"]
         while delivery.delivered:
             try:
@@ -546,10 +612,16 @@ class Coherence:
                 self.failure = str(exc)
             if not missing:
                 return
-            left = began + timeout - self.clock.monotonic()
+            now = self.clock.monotonic()
+            left = began + timeout - now
             if left <= 0:
                 break
-            yield Pause(min(left, 0.02))
+            if self._asks is not None and now >= ask_at:
+                # Not all who are missing may hear it: they say how far they are with their next heartbeat.
+                ask_at = now + self.settings.heartbeat
+                yield from self._asks(question(delivery.epoch, delivery.position or 0))
+            yield Pause(min(left, pause))
+            pause = min(2 * pause, 0.02)
         message = (
             f"not every live process has applied position {delivery.position} within {timeout} s: {', '.join(missing)}"
         )
@@ -601,6 +673,9 @@ class Coherence:
 
     def forked(self) -> None:
         """Forget, in a forked child, what was the parent's: it is unproven and unregistered until its own first heartbeat."""
+        self._together = Together()
+        if self.log.kind == "memory":  # its child's log is its own, and begins anew by itself
+            return
         self.member = member_name()
         self.started = False
         self.members_seen = ()

@@ -36,6 +36,8 @@ MOST_READ_BACK = 10_000
 _FOLD_AT_BEAT = 256
 _FOLD_AT_APPEND = 1024
 """Records after which whoever beats, or where nobody does, whoever appends, folds and trims."""
+_KEYS = b'{"kind":"key",'
+"""How `encode_draft` begins a key record."""
 _STATE = "SELECT epoch, boot, carried, floor, folded, (SELECT max(position) FROM records) FROM head WHERE one = 1"
 _RECORDS = "SELECT position, body FROM records WHERE position > ? ORDER BY position"
 _STAMP = (
@@ -61,6 +63,7 @@ class _State(NamedTuple):
     floor: int
     folded: int
     position: int
+    word: int
 
 
 def _raw(text: str) -> bytes:
@@ -130,14 +133,14 @@ class DiskLog:
             for body in bodies:
                 position += 1
                 database.execute("INSERT INTO records VALUES (?, ?)", (position, stamp(body, epoch, position)))
-            self.files.view[0] = word_of(epoch, position)
+            word = self.files.view[0] = state.word + len(bodies)
             raised = True
             if position - state.folded >= _FOLD_AT_APPEND:
                 self._fold(database, state)
             if since == (epoch, state.position):
                 head = self._head(state, position)
-                return Appended(position, Tail(head, _placed(drafts, epoch, state.position), word_of(epoch, position)))
-            return Appended(position, self._tail(database, state._replace(position=position), since))
+                return Appended(position, Tail(head, _placed(drafts, epoch, state.position), word))
+            return Appended(position, self._tail(database, state._replace(position=position, word=word), since))
 
         try:
             return (yield from self._transaction(work))
@@ -178,7 +181,7 @@ class DiskLog:
         for position, body in unfolded:
             stamps.update(dict.fromkeys(stamp_names(decode_logged(body, state.epoch, position)), position))
         records = tuple(stamp_record(name, state.epoch, position) for name, position in stamps.items())
-        return Snapshot(self._head(state, state.position), records, state.floor, word_of(state.epoch, state.position))
+        return Snapshot(self._head(state, state.position), records, state.floor, state.word)
 
     def beat(self, beat: Beat) -> Plan[Pulse]:
         """Register or renew a member, set the mapped head right, and read the tail."""
@@ -272,7 +275,7 @@ class DiskLog:
                 raise AssertionError("positions are not dense")
             if (database.execute("SELECT max(position) FROM stamps").fetchone()[0] or 0) > state.position:
                 raise AssertionError("a stamp is ahead of the head")
-            if self.files.heads[0] != word_of(state.epoch, state.position):
+            if self.files.heads[0] != state.word:
                 raise AssertionError("a transaction did not set the mapped head right")
 
         self.files.write(look)
@@ -297,29 +300,30 @@ class DiskLog:
         lost = word < self.files.view[1] <= word | MAX_POSITION
         if lost or (since is not None and since[1] > position and since[0] == epoch):
             return None
-        return _State(epoch, carried, floor, folded, position)
+        return _State(epoch, carried, floor, folded, position, word)
 
     def _settled(self, database: sqlite3.Connection, since: tuple[str, int] | None) -> _State:
         """Read where the log stands in a write transaction, begin a new epoch where need be, and set the head right."""
         state = self._sound(database, since)
         view = self.files.view
         if state is None:
-            state = _State(secrets.token_hex(8), 0, 0, 0, 0)
+            epoch = secrets.token_hex(8)
+            state = _State(epoch, 0, 0, 0, 0, word_of(epoch, 0))
             database.execute("DELETE FROM records")
             database.execute("DELETE FROM stamps")
             database.execute("DELETE FROM lives")
             database.execute("REPLACE INTO head VALUES (1, ?, ?, 0, 0, 0)", (state.epoch, self.files.boot))
         else:
             # What stands in the table when a transaction begins was committed for certain.
-            view[1] = word_of(state.epoch, state.position)
-        view[0] = word_of(state.epoch, state.position)
+            view[1] = state.word
+        view[0] = state.word
         return state
 
     def _tail_settled(self, database: sqlite3.Connection, since: tuple[str, int]) -> Tail:
         return self._tail(database, self._settled(database, since), since)
 
     def _tail(self, database: sqlite3.Connection, state: _State, since: tuple[str, int]) -> Tail:
-        head, word = self._head(state, state.position), word_of(state.epoch, state.position)
+        head, word = self._head(state, state.position), state.word
         missing = state.position - since[1]
         if since[0] != state.epoch or not 0 <= missing <= MOST_READ_BACK:
             return Tail(head, None, word)
@@ -336,9 +340,11 @@ class DiskLog:
         """Move the stamps of records into their table, and trim what is over the bounds."""
         folded = state.folded
         for position, body in database.execute(_RECORDS, (state.folded,)).fetchall():
+            folded = position
+            if body.startswith(stamp(_KEYS, state.epoch, position)):
+                continue  # key records set no stamps, and most are such: to decode them costs as much as to append them
             for kind, region, target, soft in stamp_names(decode_logged(body, state.epoch, position)):
                 database.execute(_STAMP, (kind.value, _raw(region), _raw(target), soft, position))
-            folded = position
         floor = state.floor
         surplus = database.execute("SELECT count(*) FROM stamps").fetchone()[0] - self.stamp_bound
         if surplus > 0:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..monitoring.counter import Counter
 from ..plans import drive
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from .coherence import Channel, Coherence
 
 logger = logging.getLogger("tiercast.coherence")
+
+GATHERING: Final = 0.02
+"""Seconds between the call for a job and the job, so that one serves all who call meanwhile."""
+LOOK: Final = 0.05
+"""Seconds between two looks at a log whose movement can be seen without I/O."""
 
 
 class Listener:
@@ -86,7 +91,9 @@ class Listener:
             try:
                 if listen is None:
                     self._beat()
-                    self._stop.wait(self._coherence.settings.heartbeat)
+                    if self._coherence.untold():
+                        self._beat()
+                    self._watch()
                 else:
                     self._follow(listen)
                 failing = False
@@ -101,6 +108,14 @@ class Listener:
                     logger.warning("the bus is away: %s", exc, exc_info=None if expected else exc)
                 failing = True
                 self._stop.wait(min(0.2, self._coherence.settings.heartbeat))
+
+    def _watch(self) -> None:
+        """Wait for the next heartbeat; it is taken early where the log has moved, so that barriers need not wait for it."""
+        coherence = self._coherence
+        due = time.monotonic() + coherence.settings.heartbeat
+        while (left := due - time.monotonic()) > 0 and not self._stop.wait(min(left, LOOK)):
+            if coherence.behind() or coherence.untold():
+                return
 
     def _follow(self, listen: Callable[[], Channel]) -> None:
         """Listen until something breaks; whoever begins to listen catches up first."""
@@ -127,7 +142,7 @@ REST = 0.02
 
 
 class Housekeeper:
-    """A daemon thread that runs a job when woken, and every `interval` seconds."""
+    """A daemon thread that runs a job when woken, and every `interval` seconds; what comes in quick succession is one job."""
 
     def __init__(self, job: Callable[[], None], interval: float, name: str) -> None:
         self._job = job
@@ -157,7 +172,8 @@ class Housekeeper:
 
     def wake(self) -> None:
         """Have the job run soon."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread and wait for it."""
@@ -175,7 +191,8 @@ class Housekeeper:
 
     def _run(self) -> None:
         while not self._stopped:
-            self._wake.wait(self._interval)
+            if self._wake.wait(self._interval) and not self._stopped:
+                time.sleep(GATHERING)
             self._wake.clear()
             if self._stopped:
                 return

@@ -24,17 +24,32 @@ local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 -- ---------------------------------------------------------------- which server this is, in which of its lives
 
-local server, replication = pcall_('INFO', 'server'), pcall_('INFO', 'replication')
-local run, replid = '', ''
-if type(server) == 'string' and type(replication) == 'string' then
-  if find(replication, 'role:slave', 1, true) then
-    return redis.error_reply('READONLY tiercast: this server is a replica')
-  end
-  -- 40 hex digits each; plain finds, because patterns cost ten times as much on so long a text.
-  local _, last = find(server, 'run_id:', 1, true)
-  run = last and sub(server, last + 1, last + 40) or ''
-  _, last = find(replication, 'master_replid:', 1, true)
-  replid = last and sub(replication, last + 1, last + 40) or ''
+-- Plain finds of 40 hex digits, because patterns cost ten times as much on so long a text.
+local function said(section, name)
+  local _, last = find(section, name, 1, true)
+  return last and sub(section, last + 1, last + 40) or ''
+end
+
+local replication, server, run, publish = pcall_('INFO', 'replication'), nil, nil, nil
+replication = type(replication) == 'string' and replication or ''
+if find(replication, 'role:slave', 1, true) then
+  return redis.error_reply('READONLY tiercast: this server is a replica')
+end
+local replid = said(replication, 'master_replid:')
+
+local function look()
+  server = pcall_('INFO', 'server')
+  server = type(server) == 'string' and server or ''
+  run = said(server, 'run_id:')
+  -- In a Cluster that can, messages stay on the nodes of the channel's slot.
+  local cluster = find(server, 'redis_mode:cluster', 1, true)
+  publish = cluster and tonumber(string.match(server, 'redis_version:(%d+)')) >= 7 and 'SPUBLISH' or 'PUBLISH'
+end
+
+-- A server takes a new replication id whenever it starts and whenever it is promoted, so that one alone tells its lives
+-- apart. An append, between whose call and whose message everybody waits, looks at nothing more; all else compares both.
+if OPERATION ~= 'append' then
+  look()
 end
 if not TRUST and (run == '' or replid == '') then
   return redis.error_reply('TIERCAST INFO must show run_id and master_replid to scripts (ACL: +info), or set failover="trust"')
@@ -48,11 +63,14 @@ local function begin(reason)
   if not find(FRESH, '^[%w_-]+$') then
     return redis.error_reply('TIERCAST an epoch is made of letters and digits')
   end
+  if not server then
+    look()
+  end
   local kept = call('EXISTS', LOG, STREAM, STAMPS, MEMBERS)
   EPOCH, POSITION, CARRIED, FLOOR = FRESH, 0, 0, 0
   call('UNLINK', LOG, STREAM, STAMPS)
   call('HSET', LOG, 'epoch', EPOCH, 'position', '0', 'carried', '0', 'floor', '0', 'run_id', run, 'master_replid', replid,
-    'began', format('%.0f', NOW), 'reason', reason)
+    'publish', publish, 'began', format('%.0f', NOW), 'reason', reason)
   if kept > 0 or SINCE_EPOCH ~= '' then
     -- There was a life before this one, so processes may run that the members' table does not name.
     call('HSET', LOG, 'unknown', format('%.0f', NOW))
@@ -65,23 +83,32 @@ local function begin(reason)
   end
 end
 
-local kept = pcall_('HMGET', LOG, 'epoch', 'position', 'carried', 'floor', 'run_id', 'master_replid')
-local entries = pcall_('XLEN', STREAM)
+-- All four keys must be there, and speak of one epoch. (The stream is never empty: its newest entry is not trimmed, and
+-- an epoch begins with one. That it holds what the head says shows when it is read or added to.) An append asks in one
+-- call whether they are there.
+local function whole()
+  if OPERATION == 'append' then
+    return call('EXISTS', STREAM, STAMPS, MEMBERS) == 3
+  end
+  local entries = pcall_('XLEN', STREAM)
+  return type(entries) == 'number' and entries > 0 and type(pcall_('ZSCORE', STAMPS, 'epoch ' .. EPOCH)) == 'string'
+    and pcall_('HGET', MEMBERS, '') == EPOCH
+end
+
+local kept = pcall_('HMGET', LOG, 'epoch', 'position', 'carried', 'floor', 'run_id', 'master_replid', 'publish')
 EPOCH, POSITION = kept[1], tonumber(kept[2] or nil)
 CARRIED, FLOOR = tonumber(kept[3] or 0) or 0, tonumber(kept[4] or 0) or 0
-local moved = kept[5] ~= run or kept[6] ~= replid
+publish = publish or kept[7]
+local moved = kept[6] ~= replid or (run and kept[5] ~= run)
 
 local reason
--- All four keys must be there and speak of one epoch. (The stream is never empty: its newest entry is not trimmed, and
--- an epoch begins with one. That it holds what the head says shows when it is read or added to.)
-if not (EPOCH and POSITION and type(entries) == 'number' and entries > 0)
-  or type(pcall_('ZSCORE', STAMPS, 'epoch ' .. EPOCH)) ~= 'string' or pcall_('HGET', MEMBERS, '') ~= EPOCH then
+if not (EPOCH and POSITION and whole()) then
   reason = 'incomplete'
 elseif moved and not TRUST then
   reason = 'restarted'
 elseif SINCE_EPOCH == EPOCH and SINCE > POSITION then
   reason = 'went back'
-elseif OPERATION == 'append' and entries > 10 * LENGTH then
+elseif OPERATION == 'append' and POSITION - CARRIED > 10 * LENGTH then
   -- Nobody carries, so nothing could be trimmed: a new epoch is the bound, and the safe side.
   reason = 'overfull'
 end
@@ -90,8 +117,12 @@ if reason then
   if refusal then
     return refusal
   end
-elseif moved then
-  call('HSET', LOG, 'run_id', run, 'master_replid', replid, 'unknown', format('%.0f', NOW))
+elseif moved or not publish then
+  look()
+  call('HSET', LOG, 'run_id', run, 'master_replid', replid, 'publish', publish)
+  if moved then
+    call('HSET', LOG, 'unknown', format('%.0f', NOW))
+  end
 end
 
 -- ---------------------------------------------------------------- what operations share
@@ -221,8 +252,8 @@ local function judged(draft)
   end
   if not fine or type(said) ~= 'table' or string.byte(draft, 1) ~= 123 or string.byte(draft, -1) ~= 125 then
     return nil, 'it must be a JSON object, without white space around it'
-  elseif said.v ~= nil or said.epoch ~= nil or said.position ~= nil then
-    return nil, 'v, epoch and position are given by the log'
+  elseif said.v ~= nil or said.epoch ~= nil or said.position ~= nil or said.carried ~= nil then
+    return nil, 'v, epoch, position and carried are given by the log'
   end
   local kind, region, targets = said.kind, said.region, said.targets
   if type(kind) ~= 'string' or not find(' key tag scope pattern region all ', ' ' .. kind .. ' ', 1, true) then
@@ -275,14 +306,14 @@ for index = 1, count do
   judgements[index] = said
 end
 
-local before, lines, index = POSITION, {}, 1
+local before, places, lines, index = POSITION, {}, {}, 1
 while index <= count do
   local place = '{"v":1,"epoch":"' .. EPOCH .. format('","position":%.0f,', POSITION + 1)
   local record = place .. sub(ARGV[3 + index], 2)
   local added = pcall_('XADD', STREAM, format('%.0f-0', POSITION + 1), 'record', record, 'time', format('%.0f', NOW))
   if type(added) ~= 'table' then
     POSITION = POSITION + 1
-    lines[index] = record
+    places[index], lines[index] = place, sub(record, #place + 1)
     if judgements[index].kind ~= 'key' then
       stamp(judgements[index])
     end
@@ -342,10 +373,12 @@ if covered and CARRIED == before and (writing or not OPTIONS.covered) then
 end
 call('HSET', LOG, 'position', format('%.0f', POSITION), 'carried', format('%.0f', CARRIED))
 
--- One message for the batch, a record a line, or several where it grows long. In a Cluster that can, the message stays
--- on the nodes of the channel's slot.
-local cluster = type(server) == 'string' and find(server, 'redis_mode:cluster', 1, true)
-local publish = cluster and tonumber(string.match(server, 'redis_version:(%d+)')) >= 7 and 'SPUBLISH' or 'PUBLISH'
+-- One message for the batch, a record a line, or several where it grows long. Each says how far L3 is clean, so that
+-- nobody has to ask.
+local clean = format('"carried":%.0f,', CARRIED)
+for number = 1, count do
+  lines[number] = places[number] .. clean .. lines[number]
+end
 local first, size = 1, 0
 for number = 1, count do
   if size > 0 and size + #lines[number] >= 524288 then
@@ -354,9 +387,7 @@ for number = 1, count do
   end
   size = size + #lines[number] + 1
 end
-if size > 0 then
-  call(publish, sub(LOG, 1, -4) .. 'bus', table.concat(lines, '\n', first, count))
-end
+call(publish, sub(LOG, 1, -4) .. 'bus', first == count and lines[count] or table.concat(lines, '\n', first, count))
 
 if math.floor(POSITION / 64) > math.floor(before / 64) then
   trim()

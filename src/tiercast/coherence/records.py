@@ -2,11 +2,12 @@
 
 On the wire and in the logs a record is one JSON object (docs/protocol.md):
 
-    {"v":1,"epoch":"5f0c…","position":42,
+    {"v":1,"epoch":"5f0c…","position":42,"carried":41,
      "kind":"tag","region":"","targets":["users"],"soft":false,"origin":"web-1:71:9f","sent":1760000000.5}
 
 The log gives `v`, `epoch` and `position`; a draft is the same object without them, so
 that an append script has only to put three members after the opening brace (`stamp`).
+`carried` is said on the bus only: how far L3 was clean as the message went out.
 A message holds one record, or several of one batch, one a line.
 
 Two readers, two rules. A *message* from the bus that is not understood is `Malformed`:
@@ -21,7 +22,7 @@ import enum
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -39,6 +40,8 @@ MAX_POSITION = 2**53
 
 _MAX_NAME = 256
 """Characters of an epoch or an origin."""
+_SURELY_FITS = 8000
+"""Characters that fit a record however they are escaped."""
 _STAMPED = 160
 """Bytes that `stamp` may add to a draft at most; kept free when a draft is measured."""
 
@@ -88,6 +91,8 @@ class Record(Draft):
 
     epoch: str = ""
     position: int = 0
+    carried: int = field(default=0, compare=False)
+    """Up to where L3 was clean when the record was published; 0 where nothing was said. Not part of the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +112,15 @@ def check_draft(draft: Draft) -> None:
     Raises:
         ValueError: saying which part cannot be.
     """
-    if draft.kind in (Kind.KEY, Kind.PATTERN) and not draft.region:
-        raise _RefusedError(f"a {draft.kind.value} record names its region")
-    if (draft.kind is Kind.ALL) == bool(draft.targets):
-        raise _RefusedError(f"a record of kind {draft.kind.value} with {len(draft.targets)} targets")
-    if draft.kind is Kind.KEY:
+    kind = draft.kind
+    if not draft.region and (kind is Kind.KEY or kind is Kind.PATTERN):
+        raise _RefusedError(f"a {kind.value} record names its region")
+    if (kind is Kind.ALL) == bool(draft.targets):
+        raise _RefusedError(f"a record of kind {kind.value} with {len(draft.targets)} targets")
+    if kind is Kind.KEY:
         for target in draft.targets:
             decode_target(target)
-    elif draft.kind is Kind.PATTERN:
+    elif kind is Kind.PATTERN:
         for target in draft.targets:
             decode_pattern_target(target)
 
@@ -141,9 +147,10 @@ def encode_draft(draft: Draft) -> bytes:
     return data
 
 
-def stamp(draft: bytes, epoch: str, position: int) -> bytes:
-    """Return an encoded draft with its place in the log."""
-    return b'{"v":%d,"epoch":%b,"position":%d,%b' % (WIRE_VERSION, _dump(epoch), position, draft[1:])
+def stamp(draft: bytes, epoch: str, position: int, carried: int | None = None) -> bytes:
+    """Return an encoded draft with its place in the log, and in a message with how far L3 is clean."""
+    said = b"" if carried is None else b'"carried":%d,' % carried
+    return b'{"v":%d,"epoch":%b,"position":%d,%b%b' % (WIRE_VERSION, _dump(epoch), position, said, draft[1:])
 
 
 def encode_record(record: Record) -> bytes:
@@ -152,7 +159,7 @@ def encode_record(record: Record) -> bytes:
     Raises:
         ValueError: as `encode_draft`.
     """
-    return stamp(encode_draft(record), record.epoch, record.position)
+    return stamp(encode_draft(record), record.epoch, record.position, record.carried)
 
 
 def split(draft: Draft) -> list[Draft]:
@@ -161,6 +168,8 @@ def split(draft: Draft) -> list[Draft]:
     Raises:
         ValueError: one target alone is longer than a record may be.
     """
+    if len(draft.region) + len(draft.origin) + sum(map(len, draft.targets)) + len(draft.targets) < _SURELY_FITS:
+        return [draft]
     room = MAX_RECORD - _STAMPED - len(_dump([draft.region, draft.origin])) - 160
     drafts: list[Draft] = []
     targets: list[str] = []
@@ -178,10 +187,12 @@ def split(draft: Draft) -> list[Draft]:
     return drafts
 
 
-def decode_message(data: bytes | bytearray | memoryview | str) -> tuple[Record, ...] | Malformed:
-    """Return the records of one bus message, one a line, or why it cannot be relied on. Never raises."""
+def decode_message(
+    data: bytes | bytearray | memoryview | str, most: int = MAX_MESSAGE
+) -> tuple[Record, ...] | Malformed:
+    """Return the records of one bus message of at most so many bytes, one a line, or why it cannot be relied on. Never raises."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
-    if len(raw) > MAX_MESSAGE:
+    if len(raw) > most:
         return Malformed(f"{len(raw)} bytes")
     records = []
     for line in raw.split(b"\n"):
@@ -228,7 +239,10 @@ def _record(fields: Mapping[str, Any], epoch: str, position: Any) -> Record:
     if type(sent) not in (int, float) or not math.isfinite(sent):
         raise _RefusedError(f"sent {sent!r}")
     region, origin = _text(fields, "region"), _text(fields, "origin")
-    record = Record(kind, region, tuple(targets), soft, origin[:_MAX_NAME], float(sent), epoch, position)
+    carried = fields.get("carried", 0)
+    if type(carried) is not int or not 0 <= carried < MAX_POSITION:
+        raise _RefusedError(f"carried {carried!r}")
+    record = Record(kind, region, tuple(targets), soft, origin[:_MAX_NAME], float(sent), epoch, position, carried)
     check_draft(record)
     return record
 

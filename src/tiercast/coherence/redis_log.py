@@ -20,8 +20,8 @@ from ..connections import Script, Unavailable
 from ..keys import decode_target, storage_key
 from ..plans import Plan
 from . import redis_scripts as wire
-from .fills import announcement
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from .notices import announcement
 from .records import Draft, Kind, Record, encode_draft, split
 from .redis_bus import RedisBus
 
@@ -80,7 +80,7 @@ class RedisLog:
             LogUnavailable: the log cannot be reached; it may have taken the records nonetheless.
             ValueError: a draft cannot be.
         """
-        drafts = [part for draft in drafts for part in _fitting(draft)]
+        drafts = [part for draft in drafts for part in split(draft)]
         if not self.atomic_writes:
             writes = ()
         covered = b',"covered":true' if writes and _covers(writes, drafts) else b""
@@ -277,11 +277,6 @@ class RedisLog:
         if isinstance(reply, Exception):
             raise LogUnavailable(f"{self._connections.name}: {reply}") from reply
         return reply
-
-
-def _fitting(draft: Draft) -> list[Draft]:
-    """Return a draft, or the drafts into which it has to be cut to travel."""
-    return split(draft) if len(draft.targets) > 1 else [draft]
 
 
 def _covers(writes: Sequence[Write], drafts: Sequence[Draft]) -> bool:

@@ -26,17 +26,16 @@ class Push(list[Any]):
     __slots__ = ()
 
 
-def _bulk(part: object) -> bytes:
-    if isinstance(part, str):
-        part = part.encode()
-    elif not isinstance(part, bytes):
-        part = b"%d" % part if isinstance(part, int) else repr(part).encode()
-    return b"$%d\r\n%b\r\n" % (len(part), part)
-
-
 def _encode(command: Sequence[object], out: list[bytes]) -> None:
     out.append(b"*%d\r\n" % len(command))
-    out.extend(map(_bulk, command))
+    for part in command:
+        if isinstance(part, str):
+            data = part.encode()
+        elif isinstance(part, bytes):
+            data = part
+        else:
+            data = b"%d" % part if isinstance(part, int) else repr(part).encode()
+        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
 
 
 def encode(commands: Iterable[Command], *, fuse: bool) -> tuple[bytes, list[int]]:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LoadCycle
-from .signal import Signal, Wait
+from ..signal import Signal, Wait
 
 leading: contextvars.ContextVar[tuple[Flight, ...]] = contextvars.ContextVar("tiercast_leading", default=())
 """The flights that this thread or task, or whoever started it, is leading; outermost first."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..coherence.log import LogUnavailable
 from ..plans import Plan
-from .signal import Signal, Wait
+from ..signal import Signal, Wait
 
 if TYPE_CHECKING:
     from .finding import Found

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ..plans import Plan
-from .signal import Signal, Wait
+from ..signal import Signal, Wait
 
 if TYPE_CHECKING:
     from .flights import Flight
