@@ -1,12 +1,11 @@
 """The types of decorated functions, for type checkers and readers.
 
 Implementation notes.
-    At run time these classes are never instantiated: a decorated function is a function with
-    attributes, a decorated method a descriptor (`method.py`). Type checkers see a class with
-    `__call__` and `__get__`. mypy shows decorators a classmethod, and a staticmethod, as the
-    function inside; so a function whose first parameter is a class is taken for a classmethod's
-    (as a function of a module it takes that parameter by position only), and a staticmethod
-    is best called through its class.
+    These are protocols: at run time a decorated function is a function with attributes, a
+    decorated method a descriptor (`method.py`). Type checkers see `__call__` and `__get__`. mypy
+    shows decorators a classmethod, and a staticmethod, as the function inside; so a function
+    whose first parameter is a class is taken for a classmethod's (as a function of a module it
+    takes that parameter by position only), and a staticmethod is best called through its class.
 """
 
 # mypy: disable-error-code=overload-overlap
@@ -15,7 +14,7 @@ Implementation notes.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
     from ..coherence.result import InvalidationResult
@@ -29,7 +28,7 @@ C_co = TypeVar("C_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Cached(Generic[P, R_co]):
+class Cached(Protocol[P, R_co]):
     """A decorated sync function, or a method bound to its object."""
 
     __name__: str
@@ -38,34 +37,27 @@ class Cached(Generic[P, R_co]):
     @property
     def __wrapped__(self) -> Callable[..., Any]:
         """The function as it was written."""
-        raise NotImplementedError
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Return the cached value, or run the function and keep what it returns."""
-        raise NotImplementedError
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> InvalidationResult:
         """Invalidate the entry of these arguments in every process."""
-        raise NotImplementedError
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Invalidate the entry of these arguments and load it anew."""
-        raise NotImplementedError
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of these arguments."""
-        raise NotImplementedError
 
     def clear(self) -> InvalidationResult:
         """Invalidate every entry of the function, or all that its template matches."""
-        raise NotImplementedError
 
     def stats(self) -> FunctionStats:
         """Return the function's hits, misses and loads."""
-        raise NotImplementedError
 
 
-class AsyncCached(Generic[P, R_co]):
+class AsyncCached(Protocol[P, R_co]):
     """A decorated async function, or a method bound to its object."""
 
     __name__: str
@@ -74,34 +66,27 @@ class AsyncCached(Generic[P, R_co]):
     @property
     def __wrapped__(self) -> Callable[..., Any]:
         """The function as it was written."""
-        raise NotImplementedError
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Return the cached value, or run the function and keep what it returns."""
-        raise NotImplementedError
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, InvalidationResult]:
         """Invalidate the entry of these arguments in every process."""
-        raise NotImplementedError
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Invalidate the entry of these arguments and load it anew."""
-        raise NotImplementedError
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> ReadyKey:
         """Return the key of these arguments; it may be awaited, and need not be."""
-        raise NotImplementedError
 
     def clear(self) -> Coroutine[Any, Any, InvalidationResult]:
         """Invalidate every entry of the function, or all that its template matches."""
-        raise NotImplementedError
 
     def stats(self) -> FunctionStats:
         """Return the function's hits, misses and loads; they may be awaited, and need not be."""
-        raise NotImplementedError
 
 
-class CachedFunction(Cached[P, R_co]):
+class CachedFunction(Cached[P, R_co], Protocol[P, R_co]):
     """A decorated sync function; in a class body, a method."""
 
     @overload
@@ -112,10 +97,9 @@ class CachedFunction(Cached[P, R_co]):
     ) -> Cached[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
         """Bind the method."""
-        raise NotImplementedError
 
 
-class AsyncCachedFunction(AsyncCached[P, R_co]):
+class AsyncCachedFunction(AsyncCached[P, R_co], Protocol[P, R_co]):
     """A decorated async function; in a class body, a method."""
 
     @overload
@@ -126,23 +110,20 @@ class AsyncCachedFunction(AsyncCached[P, R_co]):
     ) -> AsyncCached[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
         """Bind the method."""
-        raise NotImplementedError
 
 
-class CachedOfClass(Cached[Concatenate[type[C_co], P], R_co], Generic[C_co, P, R_co]):
+class CachedOfClass(Cached[Concatenate[type[C_co], P], R_co], Protocol[C_co, P, R_co]):
     """A decorated sync function whose first parameter is a class; in a class body, a classmethod."""
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Cached[P, R_co]:
         """Bind the classmethod."""
-        raise NotImplementedError
 
 
-class AsyncCachedOfClass(AsyncCached[Concatenate[type[C_co], P], R_co], Generic[C_co, P, R_co]):
+class AsyncCachedOfClass(AsyncCached[Concatenate[type[C_co], P], R_co], Protocol[C_co, P, R_co]):
     """A decorated async function whose first parameter is a class; in a class body, a classmethod."""
 
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> AsyncCached[P, R_co]:
         """Bind the classmethod."""
-        raise NotImplementedError
 
 
 class CachedStatic(Protocol[P, R_co]):
