@@ -14,6 +14,7 @@ And the fixture `self_audit`, which looks after every test: `stale_served_total`
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -24,6 +25,9 @@ from servers import CAPABILITIES, RedisCluster, RedisSentinel, RedisServer, capa
 
 _served: list[str] = []
 audit.install(_served.extend)
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores it, and so would what tests start
 
 
 @pytest.fixture(autouse=True)
