@@ -17,7 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, SystemClock
-from .coherence.coherence import Coherence, Removal
+from .coherence.coherence import Coherence
+from .coherence.following import Removal
 from .coherence.judging import Verdict
 from .coherence.ledger import Ledger
 from .coherence.listener import Housekeeper, Listener

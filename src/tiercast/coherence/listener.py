@@ -15,7 +15,8 @@ from ..plans import drive
 from .log import LogUnavailable
 
 if TYPE_CHECKING:
-    from .coherence import Channel, Coherence
+    from .coherence import Coherence
+    from .following import Channel
 
 logger = logging.getLogger("tiercast.coherence")
 
