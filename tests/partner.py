@@ -95,6 +95,11 @@ def settled(cache: Any) -> None:
     cache.coherence.start(20.0)
 
 
+def caught_up(cache: Any) -> None:
+    """Apply all that was published until now."""
+    cache.coherence.settle()
+
+
 def served_dead(cache: Any) -> list[str]:
     """What memory would serve although it is dead: nothing, in any test."""
     return dead_but_served(cache._runtime)

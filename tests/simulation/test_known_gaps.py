@@ -15,5 +15,5 @@ BARRIERS = {**REDIS, "barriers": 0.9, **faults(cut=3.0, crash=3.0, flush=1.0, re
 )
 def test_a_barrier_counts_with_whoever_runs():
     """Nobody serves what was invalidated before a barrier returned, however long he was away, whatever the log forgot."""
-    for seed in range(1, 60):
+    for seed in range(1, 400):
         simulate(seed, **{**BARRIERS, "every_barrier": True})

@@ -11,6 +11,7 @@ MOST_SEEDS = 300
 """Worlds in which a mutant may go unnoticed; most are found within ten."""
 
 
+@pytest.mark.mutant
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
 def test_a_broken_rule_is_noticed(mutant):
     """With the rule broken some world breaks a promise; with the rule in place that very world keeps them all."""

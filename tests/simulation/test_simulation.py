@@ -139,6 +139,7 @@ def test_a_seed_replays():
     assert simulate(7, steps=2_000) == simulate(7, steps=2_000)
 
 
+@pytest.mark.mutant
 def test_a_failure_is_told_in_words():
     """A world that fails says which promise was broken, the settings, and the last steps."""
     mutant = MUTANTS[0]
