@@ -34,7 +34,7 @@ TTL = 300.0
 """Seconds that an entry lives where neither a region, a strategy nor a tier says anything."""
 REDIS_URL = "redis://localhost:6379/0"
 
-SHORTEST_SECRET = 16
+SHORTEST_SECRET = 8
 """Bytes that a secret which signs pickles has at least."""
 
 POLICIES = ("lru", "s3fifo", "sieve", "lfu", "fifo", "random")

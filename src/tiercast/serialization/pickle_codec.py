@@ -28,7 +28,7 @@ class PickleCodec:
     that. Functions, open files and objects of local classes are refused.
 
     Args:
-        secret: shared by the fleet, at least 16 bytes; text is taken as UTF-8.
+        secret: shared by the fleet, at least 8 bytes (better 32 random ones); text is taken as UTF-8.
 
     Raises:
         ConfigError: no secret, or a short one.
