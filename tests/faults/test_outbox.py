@@ -172,7 +172,8 @@ def test_a_sibling_replays_what_the_dead_left(
             stack.coherence.start()
         with stack:
             wait_until(lambda: (other.get("a"), other.get("b")) == (None, None), 20, "what the dead had queued")
-            wait_until(lambda: not stack.coherence.status().waiting, 10, "the end of the replay")  # the bus may be first
+            # The bus may be first.
+            wait_until(lambda: not stack.coherence.status().waiting, 10, "the end of the replay")
 
 
 @pytest.mark.fault

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..plans import Plan
 from .records import Draft, Record
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Where the log stands.
 
     Attributes:
@@ -27,8 +26,7 @@ class Head:
     time: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(NamedTuple):
     """The records after a position.
 
     Attributes:
@@ -77,8 +75,7 @@ class Write:
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """What an append answered: `tail.records` are all records after `since`, its own included."""
 
     position: int
