@@ -1,7 +1,8 @@
 # Each target does its own set-up: a virtual environment (made anew when pyproject.toml changes), installs, and a
 # real Redis server. All it takes is Python 3.11 or newer, make and pip; no compiler.
 #
-#   make test         linters, type checkers, packaging, the whole suite, and the suite on the other Pythons found here
+#   make test         linters, type checkers, packaging, the whole suite, the suite on the other Pythons found here,
+#                     and the quick benchmarks
 #   make lint         linters and type checkers only
 #   make demo         four workers over 28,000 airports; about 20 seconds
 #   make demo-chaos   the same while Redis is killed and workers are stopped

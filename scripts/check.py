@@ -1,10 +1,11 @@
 """Run the checks of this repository: every one of them, whatever the others say; ends with 1 where one failed.
 
-python scripts/check.py            all: the linters, the suite on the other Pythons, everything on this one
+python scripts/check.py            all: the linters, the suite on the other Pythons, everything on this one, the quick benchmarks
 python scripts/check.py lint       only the linters and type checkers
 
 Run by the development environment's interpreter. The suites mostly wait, so everything on this Python runs beside
-all the rest. It is shown as it goes, the rest after it, each step whole; the last line is its closing line once more.
+all the rest but the benchmarks, which come last and alone. It is shown as it goes, the rest after it, each step
+whole; the last line is its closing line once more.
 """
 
 from __future__ import annotations
@@ -108,6 +109,15 @@ def other_suites() -> list[Step]:
     return steps
 
 
+def benchmarks() -> tuple[Step, Step]:
+    """Their environment, and a quick run: it fails where a figure is off its target, or what is known, by a factor of two."""
+    directory = ROOT / ".venv-bench"
+    return (
+        Step("environment for the benchmarks", [sys.executable, "scripts/environment.py", directory, "bench"]),
+        Step("quick benchmarks", [directory / "bin" / "python", "benchmarks/run.py", "--quick"]),
+    )
+
+
 def main(arguments: list[str]) -> int:
     begun = time.monotonic()
     steps = lint_steps(Path(sys.executable).parent)
@@ -115,7 +125,8 @@ def main(arguments: list[str]) -> int:
         for step in steps:
             step.run(live=True)
     else:
-        steps += other_suites()
+        environment, quick = benchmarks()
+        steps += [*other_suites(), environment]
         everything = Step(f"everything on Python {sys.version.split()[0]}", [sys.executable, "-m", "pytest"])
         beside = ThreadPoolExecutor(1)
         try:
@@ -127,7 +138,8 @@ def main(arguments: list[str]) -> int:
             beside.shutdown(cancel_futures=True)  # after Ctrl-C nothing more begins
         for step in steps:
             step.show()
-        steps = [*steps, everything]
+        quick.run(live=True)
+        steps = [*steps, quick, everything]
     failed = [step for step in steps if step.status]
     print(f"\n=== {len(steps) - len(failed)} of {len(steps)} steps are good, {time.monotonic() - begun:.0f} s")
     for step in steps:
