@@ -12,7 +12,7 @@ MOST_OBJECTS = 500
 """No more objects than this are looked at, so that sizing a value costs tens of microseconds at most."""
 SAMPLE = 50
 """Of a larger container this many members are looked at and taken for typical."""
-ENTRY_OVERHEAD = 600
+ENTRY_OVERHEAD = 360
 """Bytes that an entry costs beyond its key and value: the entry, its numbers, its place in the order."""
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 LEAVES = (str, bytes, bytearray, int, float, complex, bool, type(None), type)
