@@ -8,7 +8,9 @@ import resource
 import shutil
 import signal
 import sqlite3
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -202,19 +204,34 @@ def test_a_database_that_cannot_be_written(tier, clock, caplog, monkeypatch):
     assert "readonly" in warnings_of(caplog)[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_directory(tmp_path, tier, clock, caplog):
-    """A directory whose rights were taken away is a failing disk."""
-    drive(tier.close())
-    for path in (tmp_path / "cache").iterdir():
+@contextmanager
+def read_only(directory):
+    """A directory in which nothing can be written: without rights, or for root, who needs none, mounted so."""
+    if os.geteuid() == 0:
+        if subprocess.run(["mount", "--bind", directory, directory], check=False).returncode:
+            pytest.skip("root may write everywhere, and may not mount here")
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", directory], check=True)
+            yield
+        finally:
+            subprocess.run(["umount", "-l", directory], check=True)
+        return
+    for path in directory.iterdir():
         path.chmod(0o400)
-    (tmp_path / "cache").chmod(0o500)
+    directory.chmod(0o500)
     try:
-        assert everything_fails(tier)
+        yield
     finally:
-        (tmp_path / "cache").chmod(0o700)
-        for path in (tmp_path / "cache").iterdir():
+        directory.chmod(0o700)
+        for path in directory.iterdir():
             path.chmod(0o600)
+
+
+def test_a_read_only_directory(tmp_path, tier, clock, caplog):
+    """A directory that can no longer be written to is a failing disk, until it can be again."""
+    drive(tier.close())
+    with read_only(tmp_path / "cache"):
+        assert everything_fails(tier)
     clock.advance(60)
     assert list(read(tier).found) == [KEY]
 
