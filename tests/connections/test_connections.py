@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import statistics
+import sys
 import threading
 import time
 import warnings
@@ -378,6 +379,16 @@ async def test_nobody_there_is_unavailable(connect, url):
         connections.execute([("PING",)])
     with pytest.raises(Unavailable):
         await connections.execute_async([("PING",)])
+
+
+def test_a_connection_that_is_not_greeted_in_time_is_closed(connect, redis_url, monkeypatch):
+    """At once, however long the error is kept."""
+    node = connect(redis_url).single
+    monkeypatch.setattr(sys.modules[type(node).__module__], "WHO", b"*3\r\n$5\r\nBLPOP\r\n$5\r\nnever\r\n$1\r\n0\r\n")
+    with pytest.raises(Unavailable) as kept:
+        node.connect(1.0, 0.2)
+    assert [link.sock.fileno() for link in node._links] == [-1]
+    assert "in time" in str(kept.value)
 
 
 def test_a_wrong_password_is_unavailable(connect):

@@ -189,7 +189,11 @@ class Node:
         link = Link(target.connect(connect_timeout, timeout), generation)
         self._links.add(link)
         self.opened += 1
-        info = ServerInfo.read(*link.exchange(WHO, 2, time.monotonic() + timeout))
+        try:
+            info = ServerInfo.read(*link.exchange(WHO, 2, time.monotonic() + timeout))
+        except BaseException:
+            link.close()  # the exception may keep it for long
+            raise
         self._met(f"{info.run_id}:{info.replication_id}")
         return link
 
