@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -129,7 +130,10 @@ def rows(settings: Settings) -> Iterator[Row]:
     """Rows L: what jitter and XFetch do to a stampede. Not part of a quick run, which it would double."""
     if settings.quick:
         return
+    gc.collect()
+    gc.freeze()  # what other rows left is no garbage: to walk it would hold up every load that is due
     found = settings.figures["stampede"] = {name: Course(each).run() for name, each in VARIANTS.items()}
+    gc.unfreeze()
     for name in list(VARIANTS)[1:]:
         most = max(found[name].loads.values())
         yield Row(
