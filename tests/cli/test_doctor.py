@@ -101,7 +101,7 @@ class TestServersThatDoNotWrite:
 
     def test_memory_is_full(self, environ: dict[str, str]) -> None:
         """At maxmemory under noeviction: more memory, not more rights."""
-        with RedisServer(options={"maxmemory": "1mb", "maxmemory-policy": "noeviction"}) as server:
+        with RedisServer(options={"maxmemory": "100kb", "maxmemory-policy": "noeviction"}) as server:
             level, text, todo = doctor(environ, server.url).findings()["memory"]
         assert level == "error"
         assert "OOM" in text

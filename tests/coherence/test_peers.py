@@ -319,7 +319,7 @@ def test_cashews_a_ready_client_is_heard_as_well(pair: Make, own_redis: RedisSer
 
 def test_cashews_a_deaf_process_says_so_and_stays_bounded() -> None:
     """An account that may publish and not subscribe: start() raises, and what was invalidated is not served for ever."""
-    with RedisServer(users={"deaf": ("secret", "~* &* +@all -subscribe -ssubscribe -psubscribe")}) as server:
+    with RedisServer(users={"deaf": ("secret", "~* &* +@all -subscribe -psubscribe")}) as server:
 
         def make(url: str) -> CacheManager:
             return CacheManager(CacheConfig(distributed=DistributedCacheConfig(connection_string=url), coherence=BRISK))
