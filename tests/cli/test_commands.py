@@ -315,6 +315,28 @@ def test_a_configuration_that_cannot_be(environ: dict[str, str], tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "arguments", "says"),
+    [
+        ("redis://127.0.0.1:1/0?timeoot=1", ("status",), "unknown option 'timeoot'"),
+        ("redis://127.0.0.1:1/0?timeoot=1", ("doctor",), "unknown option 'timeoot'"),
+        (
+            "redis://127.0.0.1:1/0",
+            ("invalidate", "--tag", "t", "--yes", "--barrier", "-1"),
+            "barrier must be greater than 0",
+        ),
+    ],
+)
+def test_nonsense_ends_without_a_traceback(
+    environ: dict[str, str], url: str, arguments: tuple[str, ...], says: str
+) -> None:
+    """What is noticed only when it is put to use ends a command like what is noticed at once."""
+    done = Tiercast(environ, REDIS_URL=url).run(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_help_fits_a_narrow_terminal(tiercast: Tiercast) -> None:
     """Help names every command, within 80 columns."""
     text = tiercast("--help")

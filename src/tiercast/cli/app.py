@@ -23,7 +23,7 @@ from ..loading.reading import read
 from ..observing.fleet import fleet_of
 from ..observing.inspect import inspect
 from ..plans import drive
-from ..region import MISS, tags_of
+from ..region import MISS, seconds_of, tags_of
 from ..tiers.entry import Address
 from .doctor import Finding, examine
 from .holdings import described, print_holding
@@ -196,6 +196,7 @@ def invalidate(
     with opened(config) as cache:
         try:
             drafts = drafts_of(cache, tag or (), scope or (), pattern or (), key or (), region, soft=soft)
+            seconds_of(barrier, "barrier")
         except ValueError as exc:
             fail(str(exc), MISUSED)
         confirm(f"Invalidate {described_drafts(drafts)} in the fleet {cache._runtime.fleet!r}?", yes=yes)
