@@ -271,6 +271,8 @@ class TestInvalidating:
             done = tiercast.run(*command)
             assert done.returncode == 1, command
             assert "cannot be reached" in done.stderr
+            assert "require_delivery" not in done.stderr  # no option of this command
+            assert ("say it again" in done.stderr) == (command[0] == "invalidate")
 
 
 class TestLog:

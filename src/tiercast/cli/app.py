@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..coherence.records import Draft, Kind, Record
 from ..config import DEFAULT_REGION
-from ..errors import BarrierTimeout
+from ..errors import BarrierTimeout, DeliveryError
 from ..invalidations import pattern_draft
 from ..keys import encode_target, validate_key
 from ..loading.reading import read
@@ -204,6 +204,8 @@ def invalidate(
             result = drive(cache._invalidate(drafts, False, barrier, True))
         except BarrierTimeout as exc:
             fail(str(exc))
+        except DeliveryError as exc:  # it may still have arrived: perhaps only the answer was lost
+            fail(f"the log cannot be reached: {exc.__cause__ or exc}; say it again when it answers, twice does no harm")
         applied = ", applied by every live process" if barrier is not None else ""
         console.print(f"position {result.position}{applied}")
 
