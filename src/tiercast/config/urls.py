@@ -44,7 +44,9 @@ def problem_of(url: str) -> str | None:
     authority = re.match(r"[^/?]*", rest)
     assert authority is not None
     # A / or ? in a password ends the host where the password stands: what looks like a port is a part of it.
-    return ENCODE if wrong and "@" in rest[authority.end() :] else wrong
+    path, _, query = rest[authority.end() :].partition("?")
+    options = [part for part in query.split("&") if "=" not in part]
+    return ENCODE if "@" in "".join(options) or (wrong and "@" in path + query) else wrong
 
 
 def _problem_of_parts(scheme: str, url: str) -> str | None:
