@@ -254,8 +254,8 @@ def validate_path(path: str) -> str:
     return path
 
 
-def validate_key(key: object) -> str:
-    """Return a key as plain str.
+def validate_key(key: object, what: str = "a key") -> str:
+    """Return a key, or what else `what` says, as plain str.
 
     Raises:
         TypeError: it is no str.
@@ -264,9 +264,9 @@ def validate_key(key: object) -> str:
     if type(key) is str and key:
         return key
     if not isinstance(key, str):
-        raise TypeError(f"a key must be str, not {type(key).__name__}: {_shown(key)}")
+        raise TypeError(f"{what} must be str, not {type(key).__name__}: {_shown(key)}")
     if not key:
-        raise ValueError("a key must not be empty: ''")
+        raise ValueError(f"{what} must not be empty: ''")
     return str.__str__(key)
 
 

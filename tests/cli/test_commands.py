@@ -271,6 +271,8 @@ class TestInvalidating:
             done = tiercast.run(*command)
             assert done.returncode == 1, command
             assert "cannot be reached" in done.stderr
+            assert "require_delivery" not in done.stderr  # no option of this command
+            assert ("say it again" in done.stderr) == (command[0] == "invalidate")
 
 
 class TestLog:
@@ -312,6 +314,28 @@ def test_a_configuration_that_cannot_be(environ: dict[str, str], tmp_path: Path)
     done = Tiercast(environ).run("status", "--config", str(file))
     assert done.returncode == 2
     assert "heartbeat" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments", "says"),
+    [
+        ("redis://127.0.0.1:1/0?timeoot=1", ("status",), "unknown option 'timeoot'"),
+        ("redis://127.0.0.1:1/0?timeoot=1", ("doctor",), "unknown option 'timeoot'"),
+        (
+            "redis://127.0.0.1:1/0",
+            ("invalidate", "--tag", "t", "--yes", "--barrier", "-1"),
+            "barrier must be greater than 0",
+        ),
+    ],
+)
+def test_nonsense_ends_without_a_traceback(
+    environ: dict[str, str], url: str, arguments: tuple[str, ...], says: str
+) -> None:
+    """What is noticed only when it is put to use ends a command like what is noticed at once."""
+    done = Tiercast(environ, REDIS_URL=url).run(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 

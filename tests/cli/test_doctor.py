@@ -63,6 +63,22 @@ def test_wrong_password(environ: dict[str, str]) -> None:
             assert "wr0ng-secret" not in str(found)
 
 
+def test_a_password_too_many(environ: dict[str, str], redis_url: str) -> None:
+    """A server without a password refuses one; that is no matter of firewalls."""
+    level, text, todo = doctor(environ, redis_url.replace("://", "://:x@")).findings()["connection"]
+    assert level == "error"
+    assert "refuses the password" in text
+    assert "connection string" in todo
+
+
+def test_no_such_database(environ: dict[str, str], redis_url: str) -> None:
+    """A database that the server does not have is named as such."""
+    level, text, todo = doctor(environ, f"{redis_url.rpartition('/')[0]}/999").findings()["connection"]
+    assert level == "error"
+    assert "no such database" in text
+    assert "connection string" in todo
+
+
 def test_a_user_who_may_only_read(environ: dict[str, str]) -> None:
     """A read-only user: each thing that it may not do is named with what to grant."""
     with RedisServer(users={"reader": ("secret", "~* &* -@all +@read +@connection +info +time")}) as server:

@@ -235,6 +235,21 @@ def test_passwords_are_not_shown(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["hunter2#x", "x#hunter2", "hunter2/x", "12/hunter2", "hunter2?x", "12?hunter2", "hunter2@x/hunter2",
+                                      "[hunter2", "x/hunter2"])  # fmt: skip
+@pytest.mark.parametrize("url", ["redis://user:{}@host/0", "rediss+sentinel://u:{}@a,b/m", "redis+cluster://:{}@a"])
+def test_a_password_that_is_not_encoded(url: str, password: str) -> None:
+    """What ends the host before its time is named, and no part of the password."""
+    with pytest.raises(ConfigError, match="percent-encoded") as caught:
+        DistributedCacheConfig(connection_string=url.format(password))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_odd_option_is_no_password() -> None:
+    """An @ in an option is nothing to complain of."""
+    assert DistributedCacheConfig(connection_string="redis://u:p%23@h:1/0?client_name=a@b").is_on
+
+
 @pytest.mark.parametrize(
     ("options", "on"),
     [({}, False), ({"client": object()}, True), ({"enabled": False, "connection_string": "redis://h"}, False),

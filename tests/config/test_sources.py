@@ -329,6 +329,7 @@ def test_the_default_ttl_of_the_environment() -> None:
         ({"TIERCAST_TLL": "5"}, "^TIERCAST_TLL: unknown variable; did you mean 'TIERCAST_TTL'"),
         ({"TIERCAST_COHERENCE__MAX_STALENES": "5"}, "did you mean 'TIERCAST_COHERENCE__MAX_STALENESS'"),
         ({"TIERCAST_REGIONS__A__TLL": "5"}, "did you mean 'TIERCAST_REGIONS__A__TTL'"),
+        ({"TIERCAST_FOO": "5"}, "^TIERCAST_FOO: unknown variable$"),
         ({"TIERCAST_COHERENCE__MAX_STALENESS": "soon"}, "^TIERCAST_COHERENCE__MAX_STALENESS: must be"),
         ({"TIERCAST_TTL": "nan"}, "^TIERCAST_TTL: must be"),
         ({"TIERCAST_SLIDING": "perhaps"}, "^TIERCAST_SLIDING: must be True or False"),

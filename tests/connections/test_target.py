@@ -46,6 +46,12 @@ def test_malformed_urls_are_refused_naming_the_field(url):
         from_url(url)
 
 
+def test_an_unknown_option_is_named():
+    """As it was written, without a class of redis-py's."""
+    with pytest.raises(ConfigError, match=r"^connection_string: unknown option 'timeoot'"):
+        from_url("redis://h/0?timeoot=1")
+
+
 def test_messages_hold_no_password():
     """Neither the name in the log nor a refusal repeats a secret."""
     target = from_url("redis+sentinel://u:hush@a:1/m")

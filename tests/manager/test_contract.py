@@ -225,6 +225,8 @@ class TestInvalidation:
         call(cache.set, "user:1", 5)
         call(cache.invalidate_pattern, "user:[!2]")
         assert call(cache.get, "user:1") is None
+        with pytest.raises(ValueError, match="a pattern must not be empty"):
+            call(cache.invalidate_pattern, "")
 
     def test_scopes(self, cache: CacheManager, call: Sync) -> None:
         """A scope kills itself and all below it, and no other scope."""

@@ -315,6 +315,29 @@ class TestAlerts:
             cache.get("absent")
             assert crossed.wait(10)
 
+    @pytest.mark.parametrize(
+        ("metric", "says"),
+        [
+            ("coherence.provn", "no 'provn' (yet); did you mean 'proven'?"),
+            ("coherance.proven", "did you mean 'coherence'?"),
+        ],
+    )
+    def test_a_slip_in_a_name_is_heard_of(self, caplog: pytest.LogCaptureFixture, metric: str, says: str) -> None:
+        """An alert on what is no figure would never be told: that is logged, once. What has no value yet is no slip."""
+        alerts = [
+            Alert(metric=name, below=1, call=print)
+            for name in (metric, "latency_stats.distributed.p95", "hit_rate.overall")
+        ]
+        with (
+            CacheManager(CacheConfig(monitoring=MonitoringConfig(alerts=alerts))) as cache,
+            caplog.at_level(logging.WARNING, "tiercast.monitoring"),
+        ):
+            cache.monitor.check_alerts()
+            cache.monitor.check_alerts()
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert metric in message
+        assert says in message
+
     def test_what_they_raise_is_counted(self, caplog: pytest.LogCaptureFixture) -> None:
         """A failing function is counted and logged, and looked at no more often than others."""
 

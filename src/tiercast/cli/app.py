@@ -16,14 +16,14 @@ from rich.table import Table
 
 from ..coherence.records import Draft, Kind, Record
 from ..config import DEFAULT_REGION
-from ..errors import BarrierTimeout
+from ..errors import BarrierTimeout, DeliveryError
 from ..invalidations import pattern_draft
 from ..keys import encode_target, validate_key
 from ..loading.reading import read
 from ..observing.fleet import fleet_of
 from ..observing.inspect import inspect
 from ..plans import drive
-from ..region import MISS, tags_of
+from ..region import MISS, seconds_of, tags_of
 from ..tiers.entry import Address
 from .doctor import Finding, examine
 from .holdings import described, print_holding
@@ -196,6 +196,7 @@ def invalidate(
     with opened(config) as cache:
         try:
             drafts = drafts_of(cache, tag or (), scope or (), pattern or (), key or (), region, soft=soft)
+            seconds_of(barrier, "barrier")
         except ValueError as exc:
             fail(str(exc), MISUSED)
         confirm(f"Invalidate {described_drafts(drafts)} in the fleet {cache._runtime.fleet!r}?", yes=yes)
@@ -203,6 +204,8 @@ def invalidate(
             result = drive(cache._invalidate(drafts, False, barrier, True))
         except BarrierTimeout as exc:
             fail(str(exc))
+        except DeliveryError as exc:  # it may still have arrived: perhaps only the answer was lost
+            fail(f"the log cannot be reached: {exc.__cause__ or exc}; say it again when it answers, twice does no harm")
         applied = ", applied by every live process" if barrier is not None else ""
         console.print(f"position {result.position}{applied}")
 

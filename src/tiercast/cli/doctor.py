@@ -106,7 +106,8 @@ def _unreachable(name: str, reason: str) -> Finding:
     if trouble is not None:
         return trouble
     lower = reason.lower()
-    if "wrongpass" in lower or "noauth" in lower or "invalid username-password" in lower or "authentication" in lower:
+    refusals = ("wrongpass", "noauth", "invalid username-password", "authentication", "without any password")
+    if any(refusal in lower for refusal in refusals):
         return Finding(
             "error", "connection", f"{name} refuses the password: {reason}",
             "check user and password in the connection string (percent-encode special characters), and `ACL LIST`",
@@ -115,6 +116,11 @@ def _unreachable(name: str, reason: str) -> Finding:
         return Finding(
             "error", "connection", f"{name} lets this user in, but not do anything: {reason}",
             "grant the user what `tiercast doctor` lists, see docs/operating.md",
+        )  # fmt: skip
+    if "db index" in lower:
+        return Finding(
+            "error", "connection", f"{name} has no such database: {reason}",
+            "name another in the connection string, or raise `databases` in redis.conf",
         )  # fmt: skip
     return Finding(
         "error", "connection", f"{name} cannot be reached: {reason}",

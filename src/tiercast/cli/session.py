@@ -22,7 +22,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 FAILED = 1
 """The exit code of a command that could not do what it was asked."""
 MISUSED = 2
-"""That of one that was asked nonsense, or whose configuration cannot be."""
+"""That of one that was asked nonsense, or whose configuration is wrong."""
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
@@ -47,7 +47,12 @@ def configuration(file: Path | None) -> CacheConfig:
         config = CacheConfig.from_file(file) if file is not None else CacheConfig.from_env()
         return attrs.evolve(config, monitoring=MonitoringConfig(enabled=False))
     except ConfigError as exc:
-        fail(f"the configuration cannot be: {exc}", MISUSED)
+        refuse(exc)
+
+
+def refuse(error: ConfigError) -> NoReturn:
+    """Say what is wrong with the configuration and end."""
+    fail(f"the configuration is wrong: {error}", MISUSED)
 
 
 @contextmanager
@@ -58,7 +63,11 @@ def opened(file: Path | None, *, shared: bool = True) -> Iterator[CacheManager]:
         file: the configuration's; None: the environment.
         shared: refuse a configuration that no other process can share.
     """
-    manager = CacheManager(configuration(file))
+    config = configuration(file)
+    try:
+        manager = CacheManager(config)  # some of it is looked at only when it is put to use
+    except ConfigError as exc:
+        refuse(exc)
     if shared and manager._runtime.log.kind == "memory":
         fail(
             "the configuration has neither Redis nor a directory, so there is nothing that this process could see of others; "

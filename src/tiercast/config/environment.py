@@ -10,7 +10,7 @@ import attrs
 
 from ..errors import ConfigError
 from .cache import CacheConfig
-from .checks import FieldError, shown, suggestion
+from .checks import FieldError, nearest, shown, suggestion
 from .defaults import ENVIRONMENT, REDIS_URL
 from .regions import REGION_OPTIONS, TIERS, RegionConfig, tier_mapping
 from .settings import CoherenceConfig, DistributedCacheConfig, LocalCacheConfig, MonitoringConfig
@@ -62,11 +62,13 @@ def _place(variable: str) -> Place:
     """Return the place in the configuration that a variable sets."""
     place = tuple(variable.removeprefix(ENVIRONMENT).lower().split("__"))
     if _annotation(place) is None:
-        known = list(_variables())
+        within, known = ENVIRONMENT, list(_variables())
         if place[:1] == ("regions",) and len(place) > 2:
             within = f"{ENVIRONMENT}REGIONS__{place[1].upper()}__"
             known = [f"{within}{name}" for name in _names_within(RegionConfig, REGION_OPTIONS)]
-        raise ConfigError(f"{variable}: unknown variable{suggestion(variable, known)}")
+        # What all names begin with says nothing of which was meant.
+        near = nearest(variable.removeprefix(within), (name.removeprefix(within) for name in known))
+        raise ConfigError(f"{variable}: unknown variable" + (f"; did you mean {within + near!r}?" if near else ""))
     return place
 
 

@@ -19,28 +19,42 @@ SCHEMES = (
     "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"
 )  # fmt: skip
 
+ENCODE = "must have / ? # @ [ ] in its user and password percent-encoded (# is %23, / is %2F)"
+
 
 def hide_password(url: object) -> str:
-    """Show a connection string without its password."""
+    """Show a connection string without its password, whatever characters that holds: up to the last @, all is hidden."""
     if not isinstance(url, str):
         return repr(url)
-    hidden = re.sub(r"(?<=://)([^/?#@:]*:)?[^/?#]*(?=@)", r"\1***", url)
+    hidden = re.sub(r"(?s)(?<=://)([^/?#@:]*:)?.*(?=@)", r"\1***", url)
     return repr(re.sub(r"(?i)(?<=password=)[^&]*", "***", hidden))
 
 
 def problem_of(url: str) -> str | None:
-    """Say what is wrong with a connection string; None where nothing is."""
-    scheme, separator, _ = url.partition("://")
+    """Say what is wrong with a connection string; None where nothing is. What it says holds no part of a password."""
+    scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         return f"must begin with one of {known}"
     if any(char.isspace() or not char.isprintable() for char in url):
         return "must not hold spaces or control characters"
+    if "#" in rest:
+        return ENCODE
+    wrong = _problem_of_parts(scheme, url)
+    authority = re.match(r"[^/?]*", rest)
+    assert authority is not None
+    # A / or ? in a password ends the host where the password stands: what looks like a port is a part of it.
+    path, _, query = rest[authority.end() :].partition("?")
+    options = [part for part in query.split("&") if "=" not in part]
+    return ENCODE if "@" in "".join(options) or (wrong and "@" in path + query) else wrong
+
+
+def _problem_of_parts(scheme: str, url: str) -> str | None:
     try:
         parts = urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
     except ValueError as exc:
-        return str(exc)
+        return ENCODE if "@" in url else str(exc)
     if scheme == "unix":
         return None if len(parts.path) > 1 else "must name a socket (unix:///path/to/socket)"
     several = "+" in scheme

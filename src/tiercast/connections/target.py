@@ -170,7 +170,9 @@ def _try(connection_class: Any, kwargs: Mapping[str, Any]) -> None:
     try:
         connection_class(**kwargs)
     except TypeError as error:
-        raise ConfigError(f"connection_string: unknown option ({error})") from error
+        raise ConfigError(
+            f"connection_string: unknown option {str(error).partition('argument ')[2] or error}"
+        ) from error
 
 
 def _single(url: str) -> Target:

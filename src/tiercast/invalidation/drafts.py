@@ -25,7 +25,7 @@ def inside(scope: str, path: str) -> bool:
 
 def pattern_draft(region: str, path: str, glob: str, *, soft: bool = False) -> Draft:
     """Return the record of a glob; a glob without wildcards is the key that it spells."""
-    compiled = compile_glob(validate_key(glob))
+    compiled = compile_glob(validate_key(glob, "a pattern"))
     if compiled.kind == "literal":
         return Draft(Kind.KEY, region, (encode_target(path, compiled.text),), soft)
     return Draft(Kind.PATTERN, region, (encode_pattern_target(path, glob),), soft)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..config.checks import suggestion
 from .counter import Counter
 from .figures import at
 
@@ -21,6 +22,8 @@ class Alerts:
     def __init__(self, alerts: Sequence[Alert]) -> None:
         self._alerts = list(alerts)
         self._crossed = [False] * len(self._alerts)
+        self._blind: set[str] = set()
+        """Metrics of which it was said that there is no such figure."""
         self.failures = Counter()
         """Exceptions that users' functions raised."""
 
@@ -32,6 +35,7 @@ class Alerts:
         for index, alert in enumerate(self._alerts):
             value = figure(figures, alert.metric)
             if value is None:
+                self._warn_of_nothing(figures, alert.metric)
                 continue
             crossed = value > alert.above if alert.above is not None else value < (alert.below or 0.0)
             if crossed == self._crossed[index]:
@@ -48,6 +52,24 @@ class Alerts:
             except Exception as exc:
                 self.failures.add()
                 logger.warning("the function of the alert on %s failed: %s", alert.metric, exc, exc_info=exc)
+
+    def _warn_of_nothing(self, figures: Mapping[str, Any], metric: str) -> None:
+        """Say once that an alert looks at no figure: a name with a slip would never be heard of."""
+        if metric in self._blind:
+            return
+        found: Any = figures
+        for part in metric.split("."):
+            if not isinstance(found, Mapping):
+                return
+            try:
+                found = found[part]
+            except KeyError:
+                self._blind.add(metric)
+                logger.warning(
+                    "the alert on %s looks at nothing: the figures hold no %r (yet)%s",
+                    metric, part, suggestion(part, map(str, found)), extra={"metric": metric},
+                )  # fmt: skip
+                return
 
 
 def figure(figures: Mapping[str, Any], metric: str) -> float | None:
