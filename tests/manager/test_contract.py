@@ -332,6 +332,39 @@ class TestRegionsAndScopes:
         with pytest.raises(ScopeError):
             call(one.get, "k", org_id="o2")
 
+    def test_a_scope_confines_every_invalidation(self, cache: CacheManager, call: Sync) -> None:
+        """Tags and `clear` take scope parameters as a view of that scope would: it, and all below it."""
+        places: tuple[dict[str, Any], ...] = ({}, {"org_id": "1"}, {"org_id": "1", "user_id": "7"}, {"org_id": "12"})
+        for invalidate in (
+            lambda: call(cache.invalidate_tags, ["t"], scope="organization", org_id="1"),
+            lambda: call(cache.invalidate_tags, ["t"], org_id="1", region="default"),
+            lambda: call(cache.clear, org_id="1"),
+            lambda: call(cache.clear, "default", scope="organization", org_id="1"),
+        ):
+            for place in places:
+                call(cache.set, "k", 1, tags=["t"], **place)
+            assert invalidate().delivered
+            assert [call(cache.get, "k", **place) for place in places] == [1, None, None, 1]
+        with pytest.raises(ScopeError, match="user_id"):
+            call(cache.invalidate_tags, ["t"], scope="user", org_id="1")
+
+    @pytest.mark.parametrize(
+        ("operation", "arguments"),
+        [
+            ("invalidate_tags", (["t"],)), ("clear", ()), ("handle_event", ("e", {})), ("invalidate_entity", ("e", 1)),
+            ("invalidate_keys", (["k"],)), ("evict_by_scope", ("tenant",)), ("get", ("k",)), ("purge", ()),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize(
+        ("unknown", "nearest"), [("regin", "region"), ("tenant", "tenant_id"), ("barier", "barrier")]
+    )
+    def test_an_unknown_keyword_names_the_nearest(
+        self, cache: CacheManager, call: Sync, operation: str, arguments: tuple[Any, ...], unknown: str, nearest: str
+    ) -> None:
+        """A misspelt keyword is a TypeError that says what was meant, whatever the operation."""
+        with pytest.raises(TypeError, match=f"'{nearest}'"):
+            call(getattr(cache, operation), *arguments, **{unknown: "x"})
+
     @pytest.mark.parametrize("odd", ["1/user:2", "*", "..\x00", "%2F", "a:b", "a|b", 7, UUID(int=5)])
     def test_odd_ids_are_only_odd(self, cache: CacheManager, call: Sync, odd: Any) -> None:
         """No id reaches another scope."""
