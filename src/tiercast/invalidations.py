@@ -13,7 +13,7 @@ from .invalidation.drafts import confined_to, pattern_draft, target_drafts
 from .loading.writing import bury
 from .plans import Pause, Plan, drive, drive_async
 from .purging import Purging
-from .region import Region, tags_of
+from .region import Duration, Region, tags_of
 from .standing import BATCH, several
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -54,7 +54,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -73,7 +73,7 @@ class Invalidations(Purging):
         keys: list[str],
         soft: bool,
         count: bool,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         addresses = yield from self._addresses(region, path, keys)
@@ -94,7 +94,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -111,7 +111,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -130,7 +130,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -149,7 +149,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -176,7 +176,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         **scope_params: Any,
@@ -196,7 +196,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         **scope_params: Any,
@@ -216,7 +216,7 @@ class Invalidations(Purging):
         region: str | None = None,
         *,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         scope: str | None = None,
         **scope_params: Any,
@@ -230,7 +230,7 @@ class Invalidations(Purging):
         region: str | None = None,
         *,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         scope: str | None = None,
         **scope_params: Any,
@@ -255,7 +255,7 @@ class Invalidations(Purging):
         broadcast: bool = False,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -288,7 +288,7 @@ class Invalidations(Purging):
         broadcast: bool = False,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -314,7 +314,7 @@ class Invalidations(Purging):
         drafts: list[Draft],
         message: bytes | None,
         count: bool,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         events = self._runtime.events
@@ -337,7 +337,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -355,7 +355,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -381,7 +381,7 @@ class Invalidations(Purging):
         self,
         drafts: list[Draft],
         count: bool,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         self._runtime.ready()

@@ -445,6 +445,13 @@ class TestSurvival:
 
 
 class TestClosing:
+    def test_coherence_takes_durations(self, cache: CacheManager, call: Sync) -> None:
+        """`start` and `settle` wait for seconds or a timedelta, as every operation does."""
+        call(cache.coherence.start, timedelta(seconds=5))
+        call(cache.coherence.settle, timedelta(seconds=5))
+        call(cache.coherence.settle, 5)
+        assert call(cache.coherence.status).proven
+
     def test_use_after_close_raises(self, cache: CacheManager, call: Sync) -> None:
         """A closed manager refuses to work, and closing twice is nothing."""
         call(cache.set, "k", 1)
