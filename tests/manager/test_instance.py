@@ -92,6 +92,9 @@ def test_a_reset_closes_it_and_a_set_one_is_used(cache: CacheManager) -> None:
     assert get_cache() is second
     assert first.get("k") is None
     first.close()
+    with pytest.raises(TypeError, match="must be a CacheManager, not CacheConfig"):
+        CacheManager.set_instance(CacheConfig())  # type: ignore[arg-type]
+    assert get_cache() is second
 
 
 def test_a_closed_one_makes_room(cache: CacheManager) -> None:
