@@ -293,6 +293,20 @@ class TestInvalidation:
         assert call(cache.get, "user:0") is None
         assert call(cache.get, "post") == 1
 
+    def test_purge_of_one_key(self, cache: CacheManager, call: Sync, stack: str) -> None:
+        """A pattern without wildcards is one key, which counts like any other."""
+        call(cache.multi_set, {"user:1": 1, "user:12": 1})
+        names = {"memory": "local", "disk": "disk", "redis": "remote"}
+        assert call(cache.purge, pattern="user:1") == {names[part]: 1 for part in stack.split("+")}
+        assert call(cache.multi_get, ["user:1", "user:12"]) == {"user:12": 1}
+
+    def test_purge_appends_like_the_rest(self, cache: CacheManager, call: Sync) -> None:
+        """A purge waits for the barrier and for delivery as whatever appends does."""
+        call(cache.set, "k", 1)
+        counts = call(cache.purge, pattern="k", barrier=5.0, require_delivery=True)
+        assert set(counts.values()) == {1}
+        assert call(cache.get, "k") is None
+
 
 class TestRegionsAndScopes:
     def test_regions_do_not_meet(self, cache: CacheManager, call: Sync) -> None:
