@@ -69,3 +69,18 @@ def test_optional_dependency_is_imported_in_one_module(dependency):
         if any(name == dependency or name.startswith(dependency + ".") for name in imports_of(path))
     ]
     assert len(importers) <= 1, importers
+
+
+@pytest.mark.parametrize(
+    ("missing", "module", "extra"),
+    [
+        ("pytest", "tiercast.testing", "testing"),
+        ("prometheus_client", "tiercast.monitoring.prometheus", "prometheus"),
+        ("opentelemetry", "tiercast.monitoring.opentelemetry", "otel"),
+    ],
+)
+def test_an_absent_dependency_names_the_extra(missing, module, extra):
+    """Who has not installed an extra is told what to install, not which module of it is not there."""
+    program = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert f"pip install 'tiercast[{extra}]'" in shown.stderr.splitlines()[-1]

@@ -5,7 +5,9 @@ Any other operation of the manager is there under its plain name too: ``await ai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import instance
@@ -46,4 +48,30 @@ async def tag_cache_key(key: str, tags: Iterable[str], **options: Any) -> bool:
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(instance.get_cache().aio, name)
+    if not hasattr(CacheManager, f"{name}_async"):
+        raise AttributeError(f"there is no async operation {name!r}")
+    operation = globals()[name] = _of_the_process(name)
+    return operation
+
+
+def __dir__() -> list[str]:
+    twins = {name.removesuffix("_async") for name in dir(CacheManager) if name.endswith("_async")}
+    return sorted(twins | globals().keys())
+
+
+def _of_the_process(name: str) -> Callable[..., Any]:
+    """Return an operation on whatever is the process's manager when it is called, not when it was imported."""
+    twin = getattr(CacheManager, f"{name}_async")
+
+    @functools.wraps(twin)
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        return getattr(instance.get_cache().aio, name)(*args, **kwargs)
+
+    @functools.wraps(twin)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await operation(*args, **kwargs)
+
+    made: Any = awaited if inspect.iscoroutinefunction(twin) else operation
+    signature = inspect.signature(twin)
+    made.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+    return made  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from .invalidation.drafts import confined_to, pattern_draft, target_drafts
 from .loading.writing import bury
 from .plans import Pause, Plan, drive, drive_async
 from .purging import Purging
-from .region import Region, tags_of
+from .region import Duration, Region, tags_of
 from .standing import BATCH, several
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -54,7 +54,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -73,7 +73,7 @@ class Invalidations(Purging):
         keys: list[str],
         soft: bool,
         count: bool,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         addresses = yield from self._addresses(region, path, keys)
@@ -94,7 +94,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -111,7 +111,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -130,12 +130,17 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
-        """Invalidate every entry that carries one of the tags, in every region unless one is named."""
-        drafts = self._tag_drafts(tags, region, soft=soft)
+        """Invalidate every entry that carries one of the tags, in every region unless one is named.
+
+        A scope confines that to entries in it and below it.
+        """
+        drafts = self._tag_drafts(tags, self._reach(region, scope, scope_params), soft=soft)
         return drive(self._invalidate(drafts, count, barrier, require_delivery))
 
     async def invalidate_tags_async(
@@ -144,22 +149,26 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
         """As `invalidate_tags`."""
-        drafts = self._tag_drafts(tags, region, soft=soft)
+        drafts = self._tag_drafts(tags, self._reach(region, scope, scope_params), soft=soft)
         return await drive_async(self._invalidate(drafts, count, barrier, require_delivery))
 
-    def _tag_drafts(self, tags: Iterable[str], region: str | None, *, soft: bool) -> list[Draft]:
-        name = self._runtime.region(region).name if region is not None else ""
-        names = confined_to(self._within(), tags_of(tags))
+    @staticmethod
+    def _tag_drafts(tags: Iterable[str], reach: tuple[str, str], *, soft: bool) -> list[Draft]:
+        name, path = reach
+        names = confined_to(path, tags_of(tags))
         return [Draft(Kind.TAG, name, names[start : start + BATCH], soft) for start in range(0, len(names), BATCH)]
 
-    def _within(self) -> str:
-        """Return the scope path that the tags of this view are confined to; "" for a manager."""
-        return ""
+    def _reach(self, region: str | None, scope: str | None, params: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the region ("" for every one) and the scope path inside which something is invalidated."""
+        found, path = self._locate(region, scope, params)
+        return (found.name if region is not None else ""), path
 
     def evict_by_scope(
         self,
@@ -167,7 +176,7 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         **scope_params: Any,
@@ -178,7 +187,7 @@ class Invalidations(Purging):
             ScopeError: nothing says which scope ("global" is everything), or a parameter is missing, surplus,
                 empty or None.
         """
-        drafts = self._scope_drafts(scope, region, scope_params, soft=soft)
+        drafts = [self._scope_draft(scope, region, scope_params, soft=soft)]
         return drive(self._invalidate(drafts, count, barrier, require_delivery))
 
     async def evict_by_scope_async(
@@ -187,53 +196,54 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         **scope_params: Any,
     ) -> InvalidationResult:
         """As `evict_by_scope`."""
-        drafts = self._scope_drafts(scope, region, scope_params, soft=soft)
+        drafts = [self._scope_draft(scope, region, scope_params, soft=soft)]
         return await drive_async(self._invalidate(drafts, count, barrier, require_delivery))
 
-    def _scope_drafts(
-        self, scope: str | None, region: str | None, params: Mapping[str, Any], *, soft: bool
-    ) -> list[Draft]:
-        if scope is None and not params and not self._within():
+    def _scope_draft(self, scope: str | None, region: str | None, params: Mapping[str, Any], *, soft: bool) -> Draft:
+        name, path = self._reach(region, scope, params)
+        if scope is None and not path:
             raise ScopeError('which scope? evict_by_scope("user", user_id=…), or "global" for everything')
-        found, path = self._locate(region, scope, params)
-        return [Draft(Kind.SCOPE, found.name if region is not None else "", (path,), soft)]
+        return Draft(Kind.SCOPE, name, (path,), soft)
 
     def clear(
         self,
         region: str | None = None,
         *,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
-        """Invalidate everything, or everything of one region."""
-        return drive(self._invalidate(self._clear_drafts(region), count, barrier, require_delivery))
+        """Invalidate everything, or everything of one region, of one scope and all below it, or of both."""
+        drafts = [self._clear_draft(*self._reach(region, scope, scope_params))]
+        return drive(self._invalidate(drafts, count, barrier, require_delivery))
 
     async def clear_async(
         self,
         region: str | None = None,
         *,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
         """As `clear`."""
-        return await drive_async(self._invalidate(self._clear_drafts(region), count, barrier, require_delivery))
+        drafts = [self._clear_draft(*self._reach(region, scope, scope_params))]
+        return await drive_async(self._invalidate(drafts, count, barrier, require_delivery))
 
-    def _clear_drafts(self, region: str | None) -> list[Draft]:
-        name = self._runtime.region(region).name if region is not None else ""
-        within = self._within()
-        if within:
-            return [Draft(Kind.SCOPE, name, (within,))]
-        if name:
-            return [Draft(Kind.REGION, name, (name,))]
-        return [Draft(Kind.ALL, "", ())]
+    @staticmethod
+    def _clear_draft(name: str, path: str) -> Draft:
+        if path:
+            return Draft(Kind.SCOPE, name, (path,))
+        return Draft(Kind.REGION, name, (name,)) if name else Draft(Kind.ALL, "", ())
 
     # -- events -----------------------------------------------------------------------------------
 
@@ -245,14 +255,17 @@ class Invalidations(Purging):
         broadcast: bool = False,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
         """Invalidate what the configured strategies say an event means, and tell the handlers of `CacheManager.on`.
 
         An event that no strategy knows invalidates nothing and is counted (`EventBasedInvalidation.ignored`).
-        Targets that are keys or patterns reach every region that is configured or was used here.
+        Targets that are keys or patterns reach every region that is configured or was used here. A scope
+        confines all targets to it.
 
         Args:
             event: its name. payload: what its targets' fields are filled from.
@@ -261,8 +274,10 @@ class Invalidations(Purging):
 
         Raises:
             InvalidationError: the payload lacks a field, or cannot travel; nothing has happened then.
+            ScopeError: a target lies outside the scope that is named, or the scope cannot be.
         """
-        drafts, message = self._event(event, payload, broadcast, region, soft=soft)
+        reach = self._reach(region, scope, scope_params)
+        drafts, message = self._event(event, payload, broadcast, reach, soft=soft)
         return drive(self._handle_event(event, payload, drafts, message, count, barrier, require_delivery))
 
     async def handle_event_async(
@@ -273,21 +288,24 @@ class Invalidations(Purging):
         broadcast: bool = False,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
         """As `handle_event`; sync handlers run in a worker thread."""
-        drafts, message = self._event(event, payload, broadcast, region, soft=soft)
+        reach = self._reach(region, scope, scope_params)
+        drafts, message = self._event(event, payload, broadcast, reach, soft=soft)
         return await drive_async(self._handle_event(event, payload, drafts, message, count, barrier, require_delivery))
 
     def _event(
-        self, event: str, payload: Mapping[str, Any] | None, broadcast: bool, region: str | None, *, soft: bool
+        self, event: str, payload: Mapping[str, Any] | None, broadcast: bool, reach: tuple[str, str], *, soft: bool
     ) -> tuple[list[Draft], bytes | None]:
         """Return what an event invalidates, and the message by which it travels."""
         message = self._runtime.events.message(checked_name(event), payload) if broadcast else None
         targets = self._runtime.event_targets(checked_name(event), payload)
-        return self._target_drafts(targets, region, soft=soft), message
+        return self._target_drafts(targets, reach, soft=soft), message
 
     def _handle_event(
         self,
@@ -296,7 +314,7 @@ class Invalidations(Purging):
         drafts: list[Draft],
         message: bytes | None,
         count: bool,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         events = self._runtime.events
@@ -319,12 +337,15 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
         """Invalidate what the configured patterns say belongs to an entity."""
-        drafts = self._target_drafts(self._runtime.entity_targets(entity, id), region, soft=soft)
+        reach = self._reach(region, scope, scope_params)
+        drafts = self._target_drafts(self._runtime.entity_targets(entity, id), reach, soft=soft)
         return drive(self._invalidate(drafts, count, barrier, require_delivery))
 
     async def invalidate_entity_async(
@@ -334,22 +355,25 @@ class Invalidations(Purging):
         *,
         soft: bool = False,
         count: bool = False,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
+        scope: str | None = None,
+        **scope_params: Any,
     ) -> InvalidationResult:
         """As `invalidate_entity`."""
-        drafts = self._target_drafts(self._runtime.entity_targets(entity, id), region, soft=soft)
+        reach = self._reach(region, scope, scope_params)
+        drafts = self._target_drafts(self._runtime.entity_targets(entity, id), reach, soft=soft)
         return await drive_async(self._invalidate(drafts, count, barrier, require_delivery))
 
-    def _target_drafts(self, targets: Iterable[Target], region: str | None, *, soft: bool) -> list[Draft]:
+    def _target_drafts(self, targets: Iterable[Target], reach: tuple[str, str], *, soft: bool) -> list[Draft]:
         """Return the records of parsed targets."""
-        name = self._runtime.region(region).name if region is not None else ""
+        name, path = reach
         names = [name] if name else self._runtime.region_names()
         for target in targets:
             if target.kind == "scope":
                 self._runtime.scope_path(target)
-        return target_drafts(targets, name, names, self._within(), soft=soft)
+        return target_drafts(targets, name, names, path, soft=soft)
 
     # -- appending --------------------------------------------------------------------------------
 
@@ -357,7 +381,7 @@ class Invalidations(Purging):
         self,
         drafts: list[Draft],
         count: bool,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         self._runtime.ready()

@@ -78,7 +78,13 @@ class CacheManager(Invalidations, DecoratorMethods):
 
     @classmethod
     def set_instance(cls, manager: CacheManager | None) -> None:
-        """Make `manager` the process's one; the one before it is left as it is."""
+        """Make `manager` the process's one; the one before it is left as it is. None: there is none.
+
+        Raises:
+            TypeError: it is no CacheManager (a configuration, say, which `get_instance` takes).
+        """
+        if manager is not None and not isinstance(manager, CacheManager):
+            raise TypeError(f"the process's manager must be a CacheManager, not {manager!r}")
         with CacheManager._instance_lock:
             CacheManager._instance = manager
         unbind()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from datetime import timedelta
 from typing import Any
 
 from .coherence.result import InvalidationResult
@@ -19,7 +18,7 @@ from .loading.loads import is_async, refuse_async
 from .loading.reading import Want, read
 from .loading.writing import Position, put_many, restore, since_of
 from .plans import Pause, Plan, drive, drive_async
-from .region import MISS, Region, Ttl, seconds_of, tags_of
+from .region import MISS, Duration, Region, Ttl, seconds_of, tags_of
 from .standing import BATCH, BURST, Standing, several
 from .tiers.entry import Address
 
@@ -75,7 +74,7 @@ class Operations(Standing):
         *,
         tags: Iterable[str] = (),
         as_type: Any = None,
-        lock_ttl: float | timedelta | None = None,
+        lock_ttl: Duration | None = None,
         refresh: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -119,7 +118,7 @@ class Operations(Standing):
         *,
         tags: Iterable[str] = (),
         as_type: Any = None,
-        lock_ttl: float | timedelta | None = None,
+        lock_ttl: Duration | None = None,
         refresh: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -165,7 +164,7 @@ class Operations(Standing):
         tags: Iterable[str] = (),
         as_of: Any = None,
         as_type: Any = None,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -200,7 +199,7 @@ class Operations(Standing):
         tags: Iterable[str] = (),
         as_of: Any = None,
         as_type: Any = None,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -221,7 +220,7 @@ class Operations(Standing):
         tags: tuple[str, ...],
         as_of: Any,
         as_type: Any,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         if as_of is None:
@@ -243,7 +242,7 @@ class Operations(Standing):
         ttl: Ttl = DEFAULT,
         *,
         tags: Iterable[str] = (),
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -259,7 +258,7 @@ class Operations(Standing):
         ttl: Ttl = DEFAULT,
         *,
         tags: Iterable[str] = (),
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -276,7 +275,7 @@ class Operations(Standing):
         mapping: Mapping[str, Any],
         ttl: Ttl,
         tags: tuple[str, ...],
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
         addresses = yield from self._addresses(region, path, mapping)
@@ -294,7 +293,7 @@ class Operations(Standing):
         values: Mapping[Address, Any],
         ttl: Ttl,
         tags: tuple[str, ...],
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
         as_type: Any = None,
     ) -> Plan[InvalidationResult]:
@@ -379,6 +378,6 @@ class Operations(Standing):
         return Position(*self._runtime.coherence.position())
 
 
-def lock(lock_ttl: float | timedelta | None) -> float | None:
+def lock(lock_ttl: Duration | None) -> float | None:
     """Return `lock_ttl` in seconds, None for the region's."""
     return None if lock_ttl is None else seconds_of(lock_ttl, "lock_ttl")

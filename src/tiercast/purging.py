@@ -6,7 +6,7 @@ read, swept, evicted or past its end. Here it goes now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .coherence.records import Draft, Kind
@@ -18,7 +18,7 @@ from .invalidation.travelling import DomainEvent, encode_event
 from .keys import compile_glob
 from .operations import Operations
 from .plans import Plan, drive, drive_async
-from .region import tags_of
+from .region import Duration, Region, tags_of
 from .sweeper import Swept
 from .tiers.entry import Address
 
@@ -31,6 +31,8 @@ class Purging(Operations):
         *,
         tags: Iterable[str] = (),
         pattern: str | None = None,
+        barrier: Duration | None = None,
+        require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
         **scope_params: Any,
@@ -55,31 +57,40 @@ class Purging(Operations):
         Raises:
             InvalidationError: nothing says what to purge, or both tags and a pattern do.
             DeliveryError: a tier could not be reached, or not all of it; nothing of it is served any more, but it
-                still lies there.
+                still lies there. With `require_delivery` also where the log could not be reached; nothing has
+                happened then.
+            BarrierTimeout: all was removed, but not every live process has heard of it.
         """
-        return drive(self._purge(tags, pattern, region, scope, scope_params))
+        return drive(
+            self._purge(tags, pattern, self._locate(region, scope, scope_params), region, barrier, require_delivery)
+        )
 
     async def purge_async(
         self,
         *,
         tags: Iterable[str] = (),
         pattern: str | None = None,
+        barrier: Duration | None = None,
+        require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
         **scope_params: Any,
     ) -> dict[str, int]:
         """As `purge`."""
-        return await drive_async(self._purge(tags, pattern, region, scope, scope_params))
+        return await drive_async(
+            self._purge(tags, pattern, self._locate(region, scope, scope_params), region, barrier, require_delivery)
+        )
 
     def _purge(
         self,
         tags: Iterable[str],
         pattern: str | None,
+        place: tuple[Region, str],
         region: str | None,
-        scope: str | None,
-        params: Mapping[str, Any],
+        barrier: Duration | None,
+        require: bool,
     ) -> Plan[dict[str, int]]:
-        current, path = self._locate(region, scope, params)
+        current, path = place
         wanted = tags_of(tags)
         if not (wanted or pattern or region or path):
             message = "purge needs tags=, pattern=, scope= or region=; clear() invalidates everything"
@@ -98,13 +109,18 @@ class Purging(Operations):
             drafts = [Draft(Kind.SCOPE, name, (path,))]
         else:
             drafts = [Draft(Kind.REGION, name, (name,))]
+        matches = self._matching(name, path, wanted, pattern)
         runtime = self._runtime
         runtime.ready()
         runtime.sweeper.held += 1
         try:
             yield from runtime.flush()  # what is on its way to the disk is removed, and counted, like the rest
-            delivery = yield from runtime.coherence.append(drafts)
-            counts, missed = yield from self._remove_now(name, path, wanted, pattern)
+            # The record of one key lets memory drop it as it is applied: it is removed, and counted, before.
+            early = (yield from runtime.remove_from_memory(matches)) if drafts[0].kind is Kind.KEY else 0
+            delivery = yield from runtime.coherence.append(drafts, require=require)
+            counts, missed = yield from runtime.remove_matching(matches)
+            if early:
+                counts["local"] += early
         finally:
             runtime.sweeper.held -= 1
         told = encode_event(DomainEvent(PURGED, origin=runtime.coherence.member))
@@ -116,11 +132,13 @@ class Purging(Operations):
                 f"not all could be removed: {' and '.join(missed)} did not answer ({removed} removed); purge again"
             )
             raise DeliveryError(message, result=InvalidationResult(delivery.position, delivery.delivered, removed))
+        yield from self._settled(delivery, barrier, sum(counts.values()))
         return counts
 
-    def _remove_now(
-        self, name: str, path: str, wanted: tuple[str, ...], pattern: str | None
-    ) -> Plan[tuple[dict[str, int], list[str]]]:
+    @staticmethod
+    def _matching(
+        name: str, path: str, wanted: tuple[str, ...], pattern: str | None
+    ) -> Callable[[Address, tuple[str, ...]], bool]:
         glob = compile_glob(pattern) if pattern is not None else None
 
         def matches(address: Address, carried: tuple[str, ...]) -> bool:
@@ -131,7 +149,7 @@ class Purging(Operations):
                 and (glob is None or glob.match(address.key))
             )
 
-        return (yield from self._runtime.remove_matching(matches))
+        return matches
 
     def sweep(self) -> Swept:
         """Remove what is dead or past its end from every tier that this process can reach, now.

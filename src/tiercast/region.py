@@ -44,7 +44,8 @@ __all__ = [
     "LARGE", "MISS", "Begin", "Missing", "Region", "RegionCounters", "State", "Touched", "Ttl", "seconds_of", "tags_of",
 ]  # fmt: skip
 
-Ttl = float | timedelta | None | Default
+Duration = float | timedelta
+Ttl = Duration | None | Default
 Touched = Callable[[Hashable, Entry], None]
 
 

@@ -242,15 +242,20 @@ class Runtime(Parts):
             else:
                 yield Pause(pause)
 
+    def remove_from_memory(self, matches: Callable[[Address, tuple[str, ...]], bool]) -> Plan[int]:
+        """Remove from this process's memory what matches; returns how many entries it was."""
+        memories = [region for region in self._regions.values() if region.memory is not None]
+        removed: int = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
+        return removed
+
     def remove_matching(
         self, matches: Callable[[Address, tuple[str, ...]], bool]
     ) -> Plan[tuple[dict[str, int], list[str]]]:
         """Remove physically what matches; returns the counts per tier, and the tiers that could not be walked whole."""
         counts: dict[str, int] = {}
         missed: list[str] = []
-        memories = [region for region in self._regions.values() if region.memory is not None]
-        if memories:
-            counts["local"] = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
+        if any(region.memory is not None for region in self._regions.values()):
+            counts["local"] = yield from self.remove_from_memory(matches)
         tiers: list[tuple[str, Tier]] = [("disk", disk) for disk in self._disks.values()]
         if self.remote is not None:
             tiers.append(("remote", self.remote))

@@ -15,7 +15,7 @@ from .keys import validate_key
 from .loading.finding import find_many
 from .loading.writing import bury, newest, retag
 from .plans import Pause, Plan, drive, drive_async
-from .region import Region, Ttl, seconds_of, tags_of
+from .region import Duration, Region, Ttl, seconds_of, tags_of
 from .tiers.entry import Address, Entry
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Standing:
         self,
         key: str,
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -73,7 +73,7 @@ class Standing:
         self,
         key: str,
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -87,7 +87,7 @@ class Standing:
         self,
         keys: Iterable[str],
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -101,7 +101,7 @@ class Standing:
         self,
         keys: Iterable[str],
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -112,7 +112,7 @@ class Standing:
         return await drive_async(self._multi_delete(current, path, several(keys), barrier, require_delivery))
 
     def _multi_delete(
-        self, region: Region, path: str, keys: list[str], barrier: float | None, require: bool
+        self, region: Region, path: str, keys: list[str], barrier: Duration | None, require: bool
     ) -> Plan[int]:
         addresses = yield from self._addresses(region, path, keys)
         return (yield from self._delete(region, addresses, barrier, require))
@@ -121,7 +121,7 @@ class Standing:
         self,
         region: Region,
         addresses: list[Address],
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[int]:
         self._runtime.ready()
@@ -170,7 +170,7 @@ class Standing:
         key: str,
         ttl: Ttl,
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -185,7 +185,7 @@ class Standing:
         key: str,
         ttl: Ttl,
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -200,7 +200,7 @@ class Standing:
         key: str,
         tags: Iterable[str],
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -215,7 +215,7 @@ class Standing:
         key: str,
         tags: Iterable[str],
         *,
-        barrier: float | None = None,
+        barrier: Duration | None = None,
         require_delivery: bool = False,
         region: str | None = None,
         scope: str | None = None,
@@ -231,7 +231,7 @@ class Standing:
         address: Address,
         tags: tuple[str, ...],
         lifetime: float | None,
-        barrier: float | None,
+        barrier: Duration | None,
         require: bool,
     ) -> Plan[bool]:
         self._runtime.ready()
@@ -243,7 +243,7 @@ class Standing:
     # -- what every append ends with --------------------------------------------------------------
 
     def _settled(
-        self, delivery: Delivery, barrier: float | None, removed: int | None = None
+        self, delivery: Delivery, barrier: Duration | None, removed: int | None = None
     ) -> Plan[InvalidationResult]:
         """Wait for the barrier, if one is asked for, and make the result."""
         result = InvalidationResult(delivery.position, delivery.delivered, removed)

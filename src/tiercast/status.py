@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .coherence.log import LogUnavailable
+from .config.checks import seconds
 from .errors import BusUnavailable
 from .plans import Pause, Plan, drive, drive_async
 
 if TYPE_CHECKING:
+    from .region import Duration
     from .runtime import Runtime
 
 
@@ -76,7 +78,7 @@ class CoherenceView:
         """As `status`."""
         return self.status()
 
-    def settle(self, timeout: float = 5.0) -> None:
+    def settle(self, timeout: Duration = 5.0) -> None:
         """Return once all that was published before the call is applied here.
 
         Raises:
@@ -84,11 +86,11 @@ class CoherenceView:
         """
         drive(self._until(timeout, listening=False))
 
-    async def settle_async(self, timeout: float = 5.0) -> None:
+    async def settle_async(self, timeout: Duration = 5.0) -> None:
         """As `settle`."""
         await drive_async(self._until(timeout, listening=False))
 
-    def start(self, timeout: float = 5.0) -> None:
+    def start(self, timeout: Duration = 5.0) -> None:
         """Connect, listen, and prove memory now, rather than with the first read.
 
         Raises:
@@ -96,14 +98,14 @@ class CoherenceView:
         """
         drive(self._until(timeout, listening=True))
 
-    async def start_async(self, timeout: float = 5.0) -> None:
+    async def start_async(self, timeout: Duration = 5.0) -> None:
         """As `start`."""
         await drive_async(self._until(timeout, listening=True))
 
-    def _until(self, timeout: float, *, listening: bool) -> Plan[None]:
+    def _until(self, timeout: Duration, *, listening: bool) -> Plan[None]:
         runtime, coherence = self._runtime, self._runtime.coherence
         runtime.ready()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + seconds(timeout)
         beaten = False
         while True:
             try:
@@ -124,6 +126,6 @@ class CoherenceView:
             except LogUnavailable as exc:
                 missing = coherence.failure = str(exc)
             if time.monotonic() >= deadline:
-                message = f"coherence was not proven within {timeout} s ({runtime.log.kind} log): {missing}"
+                message = f"coherence was not proven within {seconds(timeout):g} s ({runtime.log.kind} log): {missing}"
                 raise BusUnavailable(message)
             yield Pause(0.02)

@@ -37,9 +37,6 @@ class ScopedView(Invalidations):
             bind_gets(self, ScopedView, self._runtime.default, self._path, self._manager._current)
         return self._manager.current_region(region), self._path
 
-    def _within(self) -> str:
-        return self._path
-
     @property
     def aio(self) -> Aio:
         """The same operations under their plain names as coroutines."""

@@ -177,6 +177,16 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, monkeypat
             LocalCacheConfig(type="file", directory=directory)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a Linux file system that takes no files")
+def test_a_directory_where_nobody_can_make_files_is_refused() -> None:
+    """Root may write anywhere, as `access` has it; in /proc there is nothing to write to all the same."""
+    for directory in ("/proc", "/proc/below/it"):
+        with pytest.raises(ConfigError, match=r"LocalCacheConfig\.directory.*cannot be"):
+            LocalCacheConfig(type="file", directory=directory)
+        with pytest.raises(ConfigError, match=r"CoherenceConfig\.outbox_directory.*cannot be"):
+            CoherenceConfig(outbox_directory=directory)
+
+
 def test_own_classes_and_instances_plug_in() -> None:
     """A policy, tier or codec may be text, a class or an instance."""
     for policy in ("cachetools:LRUCache", cachetools.LRUCache, cachetools.LFUCache(10)):

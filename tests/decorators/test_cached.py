@@ -84,6 +84,10 @@ def test_figures_are_exact(manager, origin):
         get(n)
     assert (get.stats().hits, get.stats().misses, get.stats().loads) == (3, 2, 2)
     assert get.stats().hit_rate == 0.6
+    assert [get.stats()[name] for name in ("hits", "misses", "loads", "hit_rate")] == [3, 2, 2, 0.6]
+    assert (get.stats()[0], get.stats()[1:]) == (3, (2, 2))
+    with pytest.raises(TypeError, match="indices"):
+        get.stats()["evictions"]
 
 
 def test_clear_reaches_this_function_only(manager, origin):

@@ -182,6 +182,21 @@ def test_a_view_handles_an_event_inside_its_scope_only(alone: CacheManager) -> N
     assert other.get("user:7") == 1
 
 
+def test_scope_parameters_confine_an_event_as_a_view_does(cache: CacheManager, call: Sync) -> None:
+    """Events and entities take scope parameters like every operation."""
+    places: list[dict[str, Any]] = [{"org_id": "1", "user_id": "1"}, {"org_id": "1", "user_id": "2"}, {}]
+    for invalidate, subject in (
+        (cache.handle_event, ("user.updated", {"id": 7})),
+        (cache.invalidate_entity, ("user", 7)),
+    ):
+        for place in places:
+            call(cache.set, "user:7", 1, tags=["user:7"], **place)
+        call(invalidate, *subject, scope="user", org_id="1", user_id="1")
+        assert [None, 1, 1] == [call(cache.get, "user:7", **place) for place in places]
+    with pytest.raises(ScopeError, match="outside"):
+        call(cache.handle_event, "user.moved", {"org": "1"}, scope="user", org_id="1", user_id="1")
+
+
 # Handlers of this process
 
 

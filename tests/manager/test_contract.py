@@ -295,6 +295,20 @@ class TestInvalidation:
         assert call(cache.get, "user:0") is None
         assert call(cache.get, "post") == 1
 
+    def test_purge_of_one_key(self, cache: CacheManager, call: Sync, stack: str) -> None:
+        """A pattern without wildcards is one key, which counts like any other."""
+        call(cache.multi_set, {"user:1": 1, "user:12": 1})
+        names = {"memory": "local", "disk": "disk", "redis": "remote"}
+        assert call(cache.purge, pattern="user:1") == {names[part]: 1 for part in stack.split("+")}
+        assert call(cache.multi_get, ["user:1", "user:12"]) == {"user:12": 1}
+
+    def test_purge_appends_like_the_rest(self, cache: CacheManager, call: Sync) -> None:
+        """A purge waits for the barrier and for delivery as whatever appends does."""
+        call(cache.set, "k", 1)
+        counts = call(cache.purge, pattern="k", barrier=5.0, require_delivery=True)
+        assert set(counts.values()) == {1}
+        assert call(cache.get, "k") is None
+
 
 class TestRegionsAndScopes:
     def test_regions_do_not_meet(self, cache: CacheManager, call: Sync) -> None:
@@ -333,6 +347,39 @@ class TestRegionsAndScopes:
         assert call(two.get, "k") is None
         with pytest.raises(ScopeError):
             call(one.get, "k", org_id="o2")
+
+    def test_a_scope_confines_every_invalidation(self, cache: CacheManager, call: Sync) -> None:
+        """Tags and `clear` take scope parameters as a view of that scope would: it, and all below it."""
+        places: tuple[dict[str, Any], ...] = ({}, {"org_id": "1"}, {"org_id": "1", "user_id": "7"}, {"org_id": "12"})
+        for invalidate in (
+            lambda: call(cache.invalidate_tags, ["t"], scope="organization", org_id="1"),
+            lambda: call(cache.invalidate_tags, ["t"], org_id="1", region="default"),
+            lambda: call(cache.clear, org_id="1"),
+            lambda: call(cache.clear, "default", scope="organization", org_id="1"),
+        ):
+            for place in places:
+                call(cache.set, "k", 1, tags=["t"], **place)
+            assert invalidate().delivered
+            assert [call(cache.get, "k", **place) for place in places] == [1, None, None, 1]
+        with pytest.raises(ScopeError, match="user_id"):
+            call(cache.invalidate_tags, ["t"], scope="user", org_id="1")
+
+    @pytest.mark.parametrize(
+        ("operation", "arguments"),
+        [
+            ("invalidate_tags", (["t"],)), ("clear", ()), ("handle_event", ("e", {})), ("invalidate_entity", ("e", 1)),
+            ("invalidate_keys", (["k"],)), ("evict_by_scope", ("tenant",)), ("get", ("k",)), ("purge", ()),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize(
+        ("unknown", "nearest"), [("regin", "region"), ("tenant", "tenant_id"), ("barier", "barrier")]
+    )
+    def test_an_unknown_keyword_names_the_nearest(
+        self, cache: CacheManager, call: Sync, operation: str, arguments: tuple[Any, ...], unknown: str, nearest: str
+    ) -> None:
+        """A misspelt keyword is a TypeError that says what was meant, whatever the operation."""
+        with pytest.raises(TypeError, match=f"'{nearest}'"):
+            call(getattr(cache, operation), *arguments, **{unknown: "x"})
 
     @pytest.mark.parametrize("odd", ["1/user:2", "*", "..\x00", "%2F", "a:b", "a|b", 7, UUID(int=5)])
     def test_odd_ids_are_only_odd(self, cache: CacheManager, call: Sync, odd: Any) -> None:
@@ -414,6 +461,13 @@ class TestSurvival:
 
 
 class TestClosing:
+    def test_coherence_takes_durations(self, cache: CacheManager, call: Sync) -> None:
+        """`start` and `settle` wait for seconds or a timedelta, as every operation does."""
+        call(cache.coherence.start, timedelta(seconds=5))
+        call(cache.coherence.settle, timedelta(seconds=5))
+        call(cache.coherence.settle, 5)
+        assert call(cache.coherence.status).proven
+
     def test_use_after_close_raises(self, cache: CacheManager, call: Sync) -> None:
         """A closed manager refuses to work, and closing twice is nothing."""
         call(cache.set, "k", 1)

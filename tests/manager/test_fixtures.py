@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from tiercast import CacheConfig, CacheManager, LocalCacheConfig, SerializationError, cached
@@ -24,7 +26,7 @@ def test_module_level_decorators_use_the_fixtures_manager(
     assert profile("7") == {"id": "7"} == profile("7")
     assert calls == ["7"]
     assert tiercast_manager.get("profile:7") == {"id": "7"}
-    tiercast_clock.advance(301)
+    tiercast_clock.advance(timedelta(minutes=5))
     assert profile("7") == {"id": "7"}
     assert calls == ["7", "7"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import threading
@@ -91,6 +92,9 @@ def test_a_reset_closes_it_and_a_set_one_is_used(cache: CacheManager) -> None:
     assert get_cache() is second
     assert first.get("k") is None
     first.close()
+    with pytest.raises(TypeError, match="must be a CacheManager, not CacheConfig"):
+        CacheManager.set_instance(CacheConfig())  # type: ignore[arg-type]
+    assert get_cache() is second
 
 
 def test_a_closed_one_makes_room(cache: CacheManager) -> None:
@@ -124,6 +128,24 @@ async def test_operations_of_the_module_aio(cache: CacheManager) -> None:
     assert (await aio.get_cache_stats())["sets"] == get_cache_stats()["sets"] == 3
     with pytest.raises(AttributeError, match="no async operation 'nothing'"):
         await tiercast.aio.nothing()
+
+
+async def test_imported_operations_of_aio_follow_the_manager(cache: CacheManager) -> None:
+    """`from tiercast.aio import get` means the manager of the call, not the one that was there at the import."""
+    from tiercast.aio import cache_context, get
+    from tiercast.aio import set as put
+
+    await put("k", 1)
+    assert await get("k") == 1 == cache.get("k")
+    CacheManager.reset_instance()
+    assert await get("k") is None
+    async with cache_context("short"):
+        await put("k", 2)
+    assert get_cache().get("k", region="short") == 2
+    assert inspect.iscoroutinefunction(get)
+    assert inspect.signature(get) == inspect.signature(cache.get_async)
+    assert {"get", "multi_set", "invalidate_tags", "get_cache_stats"} <= set(dir(aio))
+    assert "get_instance" not in dir(aio)
 
 
 @pytest.mark.parametrize("bound", [{}, {"max_size_mb": 50}])

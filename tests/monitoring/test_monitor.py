@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,7 @@ def test_performance_is_of_the_window() -> None:
         assert 300 <= recent["window"] < 400
         p95 = everything["latency_stats"]["local"]["p95"]
         assert 0 < p95 < 1
+        assert cache.monitor.analyze_performance(timedelta(minutes=5))["hit_rates"] == recent["hit_rates"]
         assert everything["latency_stats"]["remote"]["p95"] is None
         with pytest.raises(ValueError, match="time_window must be greater than 0"):
             cache.monitor.analyze_performance(0)

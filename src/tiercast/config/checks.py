@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import math
 import os
@@ -231,9 +232,22 @@ def writable_directory(_: Any, attribute: attrs.Attribute[Any], value: object) -
         existing = os.path.dirname(existing)  # noqa: PTH120
     if not os.path.isdir(existing):  # noqa: PTH112
         raise FieldError((name,), f"{shown(existing)} is not a directory")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not (os.access(existing, os.W_OK | os.X_OK) and _takes_files(existing)):
         what = "cannot be written" if existing == value else f"cannot be made: {shown(existing)} cannot be written"
         raise FieldError((name,), f"{shown(value)} {what}")
+
+
+def _takes_files(directory: str) -> bool:
+    """Whether files can be made in a directory, of which `access` tells root that they can: it says so of /proc too."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return True
+    from tempfile import TemporaryFile  # only where a directory is named
+
+    try:
+        with TemporaryFile(dir=directory):
+            return True
+    except OSError as exc:  # a full disk is none of them: it may have room again when the tier is used
+        return exc.errno not in {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 optional: Callable[[Validator], Validator] = attrs.validators.optional

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 class FunctionStats(NamedTuple):
     """What one decorated function's calls came to, exactly, since it was decorated.
 
+    A figure is read as an attribute or, as in the dicts of the manager, by its name: ``stats["hits"]``.
+
     Attributes:
         hits: calls answered without running the function, those that waited for another's load included.
         misses: calls (of `refresh` too) that ran it, or failed.
@@ -24,6 +26,11 @@ class FunctionStats(NamedTuple):
         """Hits in all calls, 0.0 to 1.0; 0.0 before the first."""
         calls = self.hits + self.misses
         return self.hits / calls if calls else 0.0
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str) and key in {*self._fields, "hit_rate"}:
+            return getattr(self, key)
+        return tuple.__getitem__(self, key)  # a NamedTuple knows no super()
 
     def __await__(self) -> Generator[Any, None, FunctionStats]:
         return self

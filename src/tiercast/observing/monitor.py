@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..config.checks import seconds
 from ..monitoring.alerts import Alerts
 from ..monitoring.counter import Counter
 from ..monitoring.figures import Counts, Figures, hit_rates, latencies, total, tree_of
@@ -24,7 +25,7 @@ from .sampling import Sampler, arm
 
 if TYPE_CHECKING:
     from ..coherence.records import Record
-    from ..region import Region
+    from ..region import Duration, Region
     from ..runtime import Runtime
     from .exporter import Exporter
 
@@ -74,7 +75,7 @@ class Monitor:
         """As `get_stats`."""
         return await drive_async(self._get_stats())
 
-    def analyze_performance(self, time_window: float = 3600.0) -> Figures:
+    def analyze_performance(self, time_window: Duration = 3600.0) -> Figures:
         """Return hit rates and latencies of the last `time_window` seconds.
 
         `hit_rates.overall`, `.local`, …; `latency_stats.local.p95`, … in milliseconds (None where
@@ -84,10 +85,11 @@ class Monitor:
         Raises:
             ValueError: the window is not greater than 0.
         """
-        if not time_window > 0:
+        window = seconds(time_window)
+        if not window > 0:
             message = f"time_window must be greater than 0 seconds, not {time_window!r}"
             raise ValueError(message)
-        covered, counts, moment = self._since(time_window)
+        covered, counts, moment = self._since(window)
         loads = counts.timings.get(("loader", "load"))
         return Figures(
             window=covered,
@@ -104,7 +106,7 @@ class Monitor:
             ),
         )
 
-    async def analyze_performance_async(self, time_window: float = 3600.0) -> Figures:
+    async def analyze_performance_async(self, time_window: Duration = 3600.0) -> Figures:
         """As `analyze_performance`."""
         return self.analyze_performance(time_window)
 

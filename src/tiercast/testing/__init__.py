@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+try:
+    import pytest
+except ImportError as exc:  # pragma: no cover  the tests install every extra
+    raise ImportError("tiercast.testing needs an extra: pip install 'tiercast[testing]'") from exc
 
 # Before they are imported: a failing claim then shows both sides, as in a test module.
 pytest.register_assert_rewrite(f"{__name__}.tier_contract", f"{__name__}.log_contract")

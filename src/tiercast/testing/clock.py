@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 
 
 class FakeClock:
@@ -28,12 +29,14 @@ class FakeClock:
         """Return the wall time in seconds since 1970."""
         return self._wall
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: float | timedelta) -> None:
         """Let time go on, on both clocks alike.
 
         Raises:
             ValueError: `seconds` is negative; time does not run back.
         """
+        if isinstance(seconds, timedelta):
+            seconds = seconds.total_seconds()
         if seconds < 0:
             raise ValueError(f"time does not run back: {seconds!r} s")
         with self._lock:
