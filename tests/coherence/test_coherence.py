@@ -20,6 +20,7 @@ from tiercast.coherence.memory_log import MemoryLog
 from tiercast.coherence.notices import question
 from tiercast.coherence.outbox import MemoryOutbox
 from tiercast.coherence.records import Draft, Kind, encode_record
+from tiercast.errors import BarrierTimeout
 from tiercast.plans import Blocking, Plan, drive, drive_async
 
 LONG = CoherenceConfig(heartbeat=30.0, max_staleness=60.0)
@@ -245,6 +246,36 @@ def test_a_log_that_no_longer_reaches_back_costs_memory(log: SharedLog, process:
 def iter_none(log: SharedLog) -> Any:
     tail = yield from MemoryLog.read(log, ("another", 0))
     return tail
+
+
+@pytest.mark.parametrize("met_by", ["snapshot", "append", "read"])
+def test_a_new_life_of_the_log_counts_with_whoever_is_in_it(
+    log: SharedLog, process: Callable[..., Coherence], met_by: str
+) -> None:
+    """A process is among the members before it follows a new epoch, whatever told it of that, not a heartbeat later.
+
+    If it is cut off then, a barrier still waits for it.
+    """
+    engine = process() if met_by == "snapshot" else unproven(process())
+    snapshot = log.snapshot
+
+    def late() -> Any:
+        log.snapshot = snapshot  # type: ignore[method-assign]
+        log._forked()
+        return snapshot()
+
+    if met_by == "snapshot":  # it has registered in the life before
+        log.snapshot = late  # type: ignore[method-assign]
+    else:
+        log._forked()
+    drive(engine.catch_up() if met_by == "read" else engine.append([DRAFT]))
+    log.snapshot = snapshot  # type: ignore[method-assign]
+    other = process()
+    drive(other.append([DRAFT]))
+    assert engine.position()[0] == other.position()[0]
+    assert engine.member in {member.name for member in drive(log.members())}
+    with pytest.raises(BarrierTimeout, match=engine.member):
+        drive(other.barrier(drive(other.append([DRAFT])), 0.01))
 
 
 # -- the bus ---------------------------------------------------------------------------------
