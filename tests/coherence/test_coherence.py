@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,6 +168,40 @@ async def test_a_thread_does_not_wait_for_a_task(log: SharedLog, process: Callab
     assert drive(engine.prove()) is True
     assert log.beats - before == 2
     assert await task
+
+
+def acquired(lock: Any) -> bool:
+    """Whether a lock can be had within a second."""
+    if not lock.acquire(timeout=1.0):
+        return False
+    lock.release()
+    return True
+
+
+def test_a_logging_handler_may_read_the_cache(log: SharedLog, process: Callable[..., Coherence]) -> None:
+    """Not even in the midst of a heartbeat of the same thread does it wait for that, and no lock is held meanwhile."""
+    engine = unproven(process())
+    told: list[tuple[bool, bool]] = []
+
+    class Reads(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            free: list[bool] = []
+            other = threading.Thread(target=lambda: free.append(acquired(engine.ledger.lock)))
+            other.start()
+            other.join()
+            told.append((free[0], drive(engine.prove())))
+
+    handler = Reads()
+    logger = logging.getLogger("tiercast.coherence")
+    logger.addHandler(handler)
+    try:
+        log._forked()  # another life, for which memory is dropped with a word in the log
+        reader = threading.Thread(target=lambda: told.append((True, drive(engine.prove()))), daemon=True)
+        reader.start()
+        reader.join(20)
+    finally:
+        logger.removeHandler(handler)
+    assert told == [(True, True), (True, True)]
 
 
 # -- what is given up, and what is not -------------------------------------------------------

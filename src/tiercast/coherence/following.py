@@ -282,6 +282,7 @@ class Following:
             # Found by an append, a read or a snapshot: its barriers do not know of this process yet.
             yield from self._register(self.position())
         with ledger.lock:
+            stood = ledger.epoch, ledger.applied
             known = ledger.epoch == head.epoch and ledger.applied >= head.position and self.started
             if known or asked < self._snapshot_asked:
                 return
@@ -291,8 +292,15 @@ class Following:
         if overtaken:
             # Another thread or task has begun anew meanwhile: what came since is followed, not dropped for again.
             yield from self.catch_up()
-        else:
-            yield from self.follow_stores()
+            return
+        if self.started:  # told without the lock: a handler may read the cache
+            logger.warning(
+                "memory dropped: the log is at %s, this process was at %s",
+                (head.epoch, head.position),
+                stood,
+                extra={"epoch": head.epoch, "position": head.position},
+            )
+        yield from self.follow_stores()
 
     def _begin_anew(self, snapshot: Snapshot, asked: float) -> None:
         """Empty memory and take over a snapshot; the ledger's lock is held."""
@@ -302,12 +310,6 @@ class Following:
             if ledger.epoch != head.epoch:
                 self.counters.epoch_changes.add()
                 self._epoch_changed = self.clock.monotonic()
-            logger.warning(
-                "memory dropped: the log is at %s, this process was at %s",
-                (head.epoch, head.position),
-                (ledger.epoch, ledger.applied),
-                extra={"epoch": head.epoch, "position": head.position},
-            )
         self._snapshot_asked = asked
         ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
         self._history.clear()
