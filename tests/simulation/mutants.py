@@ -314,6 +314,11 @@ MUTANTS = (
         },
     ),
     Mutant(
+        "what was left for later is judged when it is written",
+        (Edit(storing, "put_disk", "put_later(address, envelope, guard)", "put_later(address, envelope, Guard())"),),
+        {**DISK, "key_ring": 1, "memory": 2, "operations": {"load": 6.0, "look": 6.0, "delete": 3.0}},
+    ),
+    Mutant(
         "the disk's position moves in the transaction that removes",
         (Edit(Coherence, "follow_stores", "keys_of(records)", "[]"),),
         {**DISK, "key_ring": 1, **faults(crash=3.0)},
