@@ -187,7 +187,9 @@ class SimDisk:
     def put_later(self, address: Address, envelope: Envelope, guard: Guard) -> bool:
         if envelope.epoch != self._epoch or len(self.later) >= LATER:
             return False
-        self.later[address] = envelope, guard
+        waiting = self.later.get(address)
+        if waiting is None or waiting[0].epoch != envelope.epoch or waiting[0].born <= envelope.born:
+            self.later[address] = envelope, guard
         return True
 
     def flush(self) -> Plan[None]:

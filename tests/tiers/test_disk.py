@@ -93,6 +93,17 @@ def test_what_waits_is_judged_when_it_is_written(tier):
     assert {address: envelope.born for address, envelope in found(tier, KEY, OTHER).items()} == {KEY: 20}
 
 
+def test_what_waits_is_not_replaced_by_what_is_older(tier):
+    """As on disk itself: a copy that was read before what waits was stored may come to be left after it."""
+    put(tier, OTHER)
+    assert later(tier, KEY, 12)
+    assert later(tier, KEY, 11)
+    assert found(tier)[KEY].born == 12
+    assert later(tier, KEY, 13)
+    assert later(tier, KEY, 14)
+    assert found(tier)[KEY].born == 14
+
+
 def test_little_waits(tier):
     """Beyond a bound, and in an epoch in which the tier has stored nothing yet, the caller has to write by himself."""
     assert not later(tier)
