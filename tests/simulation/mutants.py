@@ -281,20 +281,6 @@ MUTANTS = (
         {**REDIS, **CUT, "barriers": 0.9},
     ),
     Mutant(
-        "whoever follows a new epoch is among its members",
-        (Edit(Coherence, "_resync", "if head.epoch == self._registered:", "if True:"),),
-        {
-            **REDIS,
-            "hosts": ("h1", "h2", "h3"),
-            "barriers": 0.9,
-            "flaky": 0.02,
-            "heartbeat": 3.0,
-            "operations": {"load": 20.0, "look": 8.0, "tag": 3.0, "pattern": 3.0, "refresh": 3.0},
-            **faults(cut=6.0, restart_empty=3.0, restart_with_data=3.0, crash=3.0),
-            "faults_every": 20,
-        },
-    ),
-    Mutant(
         "the epoch is part of a key's name in L3",
         (Switch(SimRemote, "names_epoch", False), Switch(LogServer, "names_epoch", False)),
         {**REDIS, **faults(flush=1.0, lose_part=3.0)},
