@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tiercast.coherence.memory_log import MemoryLog
 from tiercast.coherence.notices import question
 from tiercast.coherence.outbox import MemoryOutbox
 from tiercast.coherence.records import Draft, Kind, encode_record
+from tiercast.errors import BarrierTimeout
 from tiercast.plans import Blocking, Plan, drive, drive_async
 
 LONG = CoherenceConfig(heartbeat=30.0, max_staleness=60.0)
@@ -168,6 +170,40 @@ async def test_a_thread_does_not_wait_for_a_task(log: SharedLog, process: Callab
     assert await task
 
 
+def acquired(lock: Any) -> bool:
+    """Whether a lock can be had within a second."""
+    if not lock.acquire(timeout=1.0):
+        return False
+    lock.release()
+    return True
+
+
+def test_a_logging_handler_may_read_the_cache(log: SharedLog, process: Callable[..., Coherence]) -> None:
+    """Not even in the midst of a heartbeat of the same thread does it wait for that, and no lock is held meanwhile."""
+    engine = unproven(process())
+    told: list[tuple[bool, bool]] = []
+
+    class Reads(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            free: list[bool] = []
+            other = threading.Thread(target=lambda: free.append(acquired(engine.ledger.lock)))
+            other.start()
+            other.join()
+            told.append((free[0], drive(engine.prove())))
+
+    handler = Reads()
+    logger = logging.getLogger("tiercast.coherence")
+    logger.addHandler(handler)
+    try:
+        log._forked()  # another life, for which memory is dropped with a word in the log
+        reader = threading.Thread(target=lambda: told.append((True, drive(engine.prove()))), daemon=True)
+        reader.start()
+        reader.join(20)
+    finally:
+        logger.removeHandler(handler)
+    assert told == [(True, True), (True, True)]
+
+
 # -- what is given up, and what is not -------------------------------------------------------
 
 
@@ -245,6 +281,36 @@ def test_a_log_that_no_longer_reaches_back_costs_memory(log: SharedLog, process:
 def iter_none(log: SharedLog) -> Any:
     tail = yield from MemoryLog.read(log, ("another", 0))
     return tail
+
+
+@pytest.mark.parametrize("met_by", ["snapshot", "append", "read"])
+def test_a_new_life_of_the_log_counts_with_whoever_is_in_it(
+    log: SharedLog, process: Callable[..., Coherence], met_by: str
+) -> None:
+    """A process is among the members before it follows a new epoch, whatever told it of that, not a heartbeat later.
+
+    If it is cut off then, a barrier still waits for it.
+    """
+    engine = process() if met_by == "snapshot" else unproven(process())
+    snapshot = log.snapshot
+
+    def late() -> Any:
+        log.snapshot = snapshot  # type: ignore[method-assign]
+        log._forked()
+        return snapshot()
+
+    if met_by == "snapshot":  # it has registered in the life before
+        log.snapshot = late  # type: ignore[method-assign]
+    else:
+        log._forked()
+    drive(engine.catch_up() if met_by == "read" else engine.append([DRAFT]))
+    log.snapshot = snapshot  # type: ignore[method-assign]
+    other = process()
+    drive(other.append([DRAFT]))
+    assert engine.position()[0] == other.position()[0]
+    assert engine.member in {member.name for member in drive(log.members())}
+    with pytest.raises(BarrierTimeout, match=engine.member):
+        drive(other.barrier(drive(other.append([DRAFT])), 0.01))
 
 
 # -- the bus ---------------------------------------------------------------------------------

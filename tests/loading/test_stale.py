@@ -11,8 +11,11 @@ import pytest
 from at_rest import idle, never, refuse, settle, stale_served
 from loaders import PATIENCE, Crowd, Gate, eventually
 from stacks import Sync, config_of
-from tiercast import CacheManager, LoadTimeout, LocalCacheConfig
+from tiercast import CacheConfig, CacheManager, LoadTimeout, LocalCacheConfig
+from tiercast.loading.storing import put_disk
+from tiercast.plans import drive
 from tiercast.testing import FakeClock
+from tiercast.tiers.entry import Address
 
 Make = Callable[..., CacheManager]
 
@@ -378,3 +381,57 @@ class TestSoftInvalidation:
         call(cache.invalidate_keys, ["k"])
         with pytest.raises(LookupError):
             call(cache.get_or_set, "k", refuse)
+
+
+def followed(cache: CacheManager) -> None:
+    """Wait until the disk has applied what this process has."""
+    coherence = cache._runtime.coherence
+    (disk,) = cache._runtime._disks.values()
+    while disk.applied() != coherence.position():
+        drive(coherence.follow_stores())
+
+
+class TestSoftInvalidationOnDisk:
+    """What was marked in memory is marked on disk, whatever came first: a restarted process knows no more than that."""
+
+    @pytest.fixture
+    def start(self, tmp_path: Path) -> Iterator[Callable[[], CacheManager]]:
+        started: list[CacheManager] = []
+
+        def start() -> CacheManager:
+            started.append(CacheManager(CacheConfig(disk=LocalCacheConfig(type="file", directory=tmp_path / "cache"))))
+            return started[-1]
+
+        yield start
+        for cache in started:
+            cache.close()
+
+    def test_a_load_that_began_before_is_stored_as_stale(self, start: Callable[[], CacheManager]) -> None:
+        """Also where the disk has applied the record by then, and marks nothing any more."""
+        cache = start()
+
+        def load() -> str:
+            cache.invalidate_keys(["k"], soft=True)
+            followed(cache)
+            return "old"
+
+        assert cache.get_or_set("k", load) == "old"
+        assert cache.get("k") is None
+        cache.close()
+        assert start().get("k") is None
+
+    def test_what_waits_to_be_written_does_not_unmark_it(self, start: Callable[[], CacheManager]) -> None:
+        """A copy that was found in Redis before is not written over what has been marked since."""
+        cache = start()
+        cache.set("k", "old")
+        region = cache._runtime.default
+        address, disk = Address(region.name, "", "k"), region.disk
+        assert disk is not None
+        followed(cache)
+        envelope = drive(disk.get_many([address], region.ledger.epoch)).found[address]
+        drive(put_disk(region, address, envelope, envelope.born, behind=True))
+        cache.invalidate_keys(["k"], soft=True)
+        followed(cache)
+        drive(cache._runtime.flush())
+        cache.close()
+        assert start().get("k") is None

@@ -276,7 +276,7 @@ MUTANTS = (
                 "member.lapsed < 0 or (member.lapsed < limit and waited < limit)",
                 "member.lapsed < 0",
             ),
-            Edit(Coherence, "beat", "2 * self.settings.max_staleness", "0.1"),
+            Edit(Coherence, "_register", "2 * self.settings.max_staleness", "0.1"),
         ),
         {**REDIS, **CUT, "barriers": 0.9},
     ),
@@ -298,6 +298,11 @@ MUTANTS = (
             "heartbeat": 3.0,
             **faults(cut_bus=3.0, crash=2.0),
         },
+    ),
+    Mutant(
+        "what was left for later is judged when it is written",
+        (Edit(storing, "put_disk", "put_later(address, envelope, guard)", "put_later(address, envelope, Guard())"),),
+        {**DISK, "key_ring": 1, "memory": 2, "operations": {"load": 6.0, "look": 6.0, "delete": 3.0}},
     ),
     Mutant(
         "the disk's position moves in the transaction that removes",

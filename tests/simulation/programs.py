@@ -131,6 +131,7 @@ def housekeeper(process: Process) -> Program:
         try:
             if runtime.coherence.started:
                 yield from runtime.coherence.follow_stores()
+                yield from runtime.flush()
                 if runtime.remote is not None:
                     yield from runtime.coherence.carry(runtime._carry)
         except LogUnavailable:

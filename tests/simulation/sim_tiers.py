@@ -17,6 +17,8 @@ from tiercast.tiers.entry import STALE, Address, Envelope
 from tiercast.tiers.lives import ServerLives
 
 KeyRecord = tuple[str, str, str, int] | tuple[str, str, str, int, bool]
+LATER = 4
+"""Entries that may wait to be written to L2; few, so that both ways are taken."""
 
 
 class SimRemote:
@@ -146,13 +148,20 @@ class DiskState:
 
 
 class SimDisk:
-    """L2 as one process reaches it; as `tiers/disk.py`, each write one transaction."""
+    """L2 as one process reaches it; as `tiers/disk.py`, each write one transaction, what may wait several in one.
+
+    Attributes:
+        later: what waits to be written. flushed: how many entries were, in the end.
+    """
 
     name = "disk"
 
     def __init__(self, state: DiskState, clock: Clock) -> None:
         self.state = state
         self.clock = clock
+        self.later: dict[Address, tuple[Envelope, Guard]] = {}
+        self.flushed = 0
+        self._epoch = ""
 
     def applied(self) -> tuple[str, int]:
         return self.state.epoch, self.state.position
@@ -168,23 +177,45 @@ class SimDisk:
                         reading.found[address] = envelope
             return reading
 
+        if any(address in self.later for address in addresses):
+            yield from self.flush()
         return (yield from self._ask("get", get, addresses, Reading(failed=True)))
 
     def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
-        key = storage_key(*address)
+        return self._ask("put", lambda: self._put(address, envelope, guard), envelope, Put.FAILED)
 
-        def put() -> Put:
-            state = self.state
-            pair = (state.epoch, state.position)
-            if state.epoch != envelope.epoch or (guard.admit is not None and not guard.admit(pair)):
-                return Put.BEHIND
-            standing = state.rows.get(key)
-            if standing is not None and standing.born > envelope.born:
-                return Put.NEWER
-            state.rows[key] = envelope
-            return Put.STORED
+    def put_later(self, address: Address, envelope: Envelope, guard: Guard) -> bool:
+        if envelope.epoch != self._epoch or len(self.later) >= LATER:
+            return False
+        waiting = self.later.get(address)
+        if waiting is None or waiting[0].epoch != envelope.epoch or waiting[0].born <= envelope.born:
+            self.later[address] = envelope, guard
+        return True
 
-        return self._ask("put", put, envelope, Put.FAILED)
+    def flush(self) -> Plan[None]:
+        while self.later:
+            waiting = list(self.later.items())
+
+            def flush(waiting: Any = waiting) -> None:
+                for address, (envelope, guard) in waiting:
+                    self.flushed += self._put(address, envelope, guard) is Put.STORED
+
+            yield from self._ask("flush", flush, [address for address, _ in waiting], None)
+            for address, item in waiting:
+                if self.later.get(address) is item:
+                    del self.later[address]
+
+    def _put(self, address: Address, envelope: Envelope, guard: Guard) -> Put:
+        state, key = self.state, storage_key(*address)
+        pair = (state.epoch, state.position)
+        if state.epoch != envelope.epoch or (guard.admit is not None and not guard.admit(pair)):
+            return Put.BEHIND
+        standing = state.rows.get(key)
+        if standing is not None and standing.born > envelope.born:
+            return Put.NEWER
+        state.rows[key] = envelope
+        self._epoch = state.epoch
+        return Put.STORED
 
     def bury(self, address: Address, epoch: str, position: int, fence: float) -> Plan[bool]:
         def bury() -> bool:
@@ -213,7 +244,8 @@ class SimDisk:
                 return 0
             return sum(self.state.rows.pop(key, None) is not None for key in keys)
 
-        return self._ask("remove", remove, addresses, 0)
+        yield from self.flush()
+        return (yield from self._ask("remove", remove, addresses, 0))
 
     def scan(self, epoch: str, cursor: int = 0, count: int = 500) -> Plan[tuple[int, list[tuple[Address, Envelope]]]]:
         def scan() -> tuple[int, list[tuple[Address, Envelope]]]:
@@ -223,7 +255,9 @@ class SimDisk:
             found = [(_address(key, row), row) for key, row in rows if row.epoch == epoch and now < row.keep_until]
             return (cursor + count if cursor + count < len(keys) else 0), found
 
-        return self._ask("scan", scan, epoch, (0, []))
+        if cursor == 0:
+            yield from self.flush()
+        return (yield from self._ask("scan", scan, epoch, (0, [])))
 
     def apply(self, epoch: str, after: int, keys: Iterable[KeyRecord], upto: int) -> Plan[bool]:
         records = list(keys)
@@ -252,8 +286,7 @@ class SimDisk:
         return self._ask("drop", drop, (epoch, position), None)
 
     def close(self) -> Plan[None]:
-        return
-        yield  # a plan
+        yield from self.flush()
 
     def _remove(self, records: Iterable[KeyRecord]) -> None:
         for region, scope, key, position, *soft in records:

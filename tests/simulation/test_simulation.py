@@ -22,6 +22,7 @@ FLOORS = {
     "hit path": 3_000,
     "region remote_hits": 2_000,
     "region disk_hits": 1_000,
+    "disk put later": 500,
     "region fills": 3_000,
     "region fills_refused": 1_500,
     "region waits": 1_000,

@@ -253,6 +253,7 @@ class World(Scheduler):
             for name in counters.__slots__:
                 self.retired[f"{prefix} {name}"] += getattr(counters, name).value
         self.retired["ring overflowed"] += process.runtime.ledger.floor > 0 and not process.disk
+        self.retired["disk put later"] += process.disk.flushed if process.disk else 0
         self.retired["stamp floor hit"] += process.runtime.ledger.floor_hits
 
     def counted(self) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -92,6 +93,17 @@ def test_what_waits_is_judged_when_it_is_written(tier):
     assert {address: envelope.born for address, envelope in found(tier, KEY, OTHER).items()} == {KEY: 20}
 
 
+def test_what_waits_is_not_replaced_by_what_is_older(tier):
+    """As on disk itself: a copy that was read before what waits was stored may come to be left after it."""
+    put(tier, OTHER)
+    assert later(tier, KEY, 12)
+    assert later(tier, KEY, 11)
+    assert found(tier)[KEY].born == 12
+    assert later(tier, KEY, 13)
+    assert later(tier, KEY, 14)
+    assert found(tier)[KEY].born == 14
+
+
 def test_little_waits(tier):
     """Beyond a bound, and in an epoch in which the tier has stored nothing yet, the caller has to write by himself."""
     assert not later(tier)
@@ -101,6 +113,31 @@ def test_little_waits(tier):
     assert not later(tier)
     put(tier, OTHER)
     assert later(tier)
+    assert found(tier, *many).keys() == set(many)
+
+
+def test_another_may_come_while_what_waits_is_gathered(tier):
+    """The collector may run there, and with it finalizers, in which another thread gets its turn: no read fails of it."""
+    put(tier)
+    many = [Address("region", "", f"k{number}") for number in range(LATER - 1)]
+    assert all(later(tier, address) for address in many)
+    pairs = [
+        (number, number) for number in range(5_000)
+    ]  # as many as Python keeps for later use: now it has to allocate
+
+    def come(phase, info):
+        if sys._getframe(1).f_code.co_name == "_flush":
+            later(tier, OTHER)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(come)
+    gc.set_threshold(10)
+    try:
+        drive(tier.flush())
+    finally:
+        gc.callbacks.remove(come)
+        gc.set_threshold(*threshold)
+    assert len(pairs) == 5_000
     assert found(tier, *many).keys() == set(many)
 
 

@@ -20,7 +20,7 @@ from ..keys import decode_target
 from ..plans import Blocking, Pause, Plan
 from .following import Following, member_name
 from .inbox import Apply, Duplicate, meaning_of
-from .log import Beat, LogUnavailable, Write
+from .log import LogUnavailable, Write
 from .notices import announced, question, questioned
 from .records import Draft, Kind, Malformed, decode_message, split
 from .result import InvalidationResult
@@ -214,9 +214,7 @@ class Coherence(Following):
 
     def _not_applied(self, delivery: Delivery, waited: float) -> Plan[list[str]]:
         # A heartbeat, and not only a look at the members: its answer says whose members they are.
-        pulse = yield from self.log.beat(
-            Beat(self.member, *self.position(), 2 * self.settings.max_staleness, self.digest())
-        )
+        pulse = yield from self._register(self.position(), self.digest())
         yield from self._follow(pulse.tail)
         epoch = pulse.tail.head.epoch
         limit = self.settings.max_staleness
@@ -263,6 +261,7 @@ class Coherence(Following):
             return
         self.member = member_name()
         self.started = False
+        self._registered = ""
         self.members_seen = ()
         self._snapshot_asked = float("-inf")
         self.ledger.proven_until = float("-inf")

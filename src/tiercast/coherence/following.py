@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..keys import decode_target
 from ..monitoring.counter import Counter
 from ..plans import Plan
-from .log import Beat, Log, LogUnavailable, Member, Snapshot, Tail, Write
+from .log import Beat, Log, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .records import Draft, Kind, Record
 from .together import Together, entered
 
@@ -138,6 +138,8 @@ class Following:
             ledger.head_word = log.heads[0]
         self._said = ("", 0)
         """Where this process said it was with its last heartbeat."""
+        self._registered = ""
+        """The epoch whose members name this process: the one that last answered it a heartbeat."""
         self._asks: Callable[[bytes], Plan[bool]] | None = getattr(log, "publish", None)
         self._together = Together()
         self._snapshot_asked = float("-inf")
@@ -221,22 +223,26 @@ class Following:
             # Looked at before the question: a sibling may replay a record after our pulse was answered.
             clear = not self.outbox.waiting()
             asked = self.clock.monotonic()
-            epoch, applied = self.position()
-            pulse = yield from self.log.beat(
-                Beat(self.member, epoch, applied, 2 * self.settings.max_staleness, self.digest())
-            )
+            said = self.position()
+            pulse = yield from self._register(said, self.digest())
         except LogUnavailable:
             self.counters.beats_failed.add()
             raise
         self.counters.beats.add()
         self.members_seen = pulse.members
-        self._said = (epoch, applied)
+        self._said = said
         yield from self._follow(pulse.tail)
         with ledger.lock:
             if clear and ledger.epoch == pulse.tail.head.epoch and ledger.applied >= pulse.tail.head.position:
                 ledger.clear_pending(sequence)
                 ledger.proven_until = max(ledger.proven_until, asked + self.span)
                 self.failure = ""
+
+    def _register(self, position: tuple[str, int], digest: str = "") -> Plan[Pulse]:
+        """Say where this process is, renew its lease, and read what came since."""
+        pulse = yield from self.log.beat(Beat(self.member, *position, 2 * self.settings.max_staleness, digest))
+        self._registered = pulse.tail.head.epoch
+        return pulse
 
     def started_or_away(self) -> Plan[None]:
         """Start where that has not been done; while the log is away, that is left to the next who asks."""
@@ -254,7 +260,7 @@ class Following:
     def _start(self) -> Plan[None]:
         """Register, take a snapshot, and bring the host's stores to where the log is."""
         epoch, applied = self.position()
-        pulse = yield from self.log.beat(Beat(self.member, epoch, applied, 2 * self.settings.max_staleness))
+        pulse = yield from self._register((epoch, applied))
         if epoch:  # a forked child goes on from where its parent stood, and keeps its memory
             yield from self._follow(pulse.tail)
         else:
@@ -266,11 +272,17 @@ class Following:
 
         `before`: the epoch when that was found out.
         """
-        asked = self.clock.monotonic()
         ledger = self.ledger
-        snapshot = yield from self.log.snapshot()
-        head = snapshot.head
+        while True:
+            asked = self.clock.monotonic()
+            snapshot = yield from self.log.snapshot()
+            head = snapshot.head
+            if head.epoch == self._registered:
+                break
+            # Found by an append, a read or a snapshot: its barriers do not know of this process yet.
+            yield from self._register(self.position())
         with ledger.lock:
+            stood = ledger.epoch, ledger.applied
             known = ledger.epoch == head.epoch and ledger.applied >= head.position and self.started
             if known or asked < self._snapshot_asked:
                 return
@@ -280,8 +292,15 @@ class Following:
         if overtaken:
             # Another thread or task has begun anew meanwhile: what came since is followed, not dropped for again.
             yield from self.catch_up()
-        else:
-            yield from self.follow_stores()
+            return
+        if self.started:  # told without the lock: a handler may read the cache
+            logger.warning(
+                "memory dropped: the log is at %s, this process was at %s",
+                (head.epoch, head.position),
+                stood,
+                extra={"epoch": head.epoch, "position": head.position},
+            )
+        yield from self.follow_stores()
 
     def _begin_anew(self, snapshot: Snapshot, asked: float) -> None:
         """Empty memory and take over a snapshot; the ledger's lock is held."""
@@ -291,12 +310,6 @@ class Following:
             if ledger.epoch != head.epoch:
                 self.counters.epoch_changes.add()
                 self._epoch_changed = self.clock.monotonic()
-            logger.warning(
-                "memory dropped: the log is at %s, this process was at %s",
-                (head.epoch, head.position),
-                (ledger.epoch, ledger.applied),
-                extra={"epoch": head.epoch, "position": head.position},
-            )
         self._snapshot_asked = asked
         ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
         self._history.clear()

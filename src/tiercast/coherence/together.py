@@ -16,12 +16,16 @@ PATIENCE: Final = 1.0
 class Together:
     """At most one heartbeat of the threads and one of the tasks under way; whoever comes meanwhile waits for it.
 
-    A thread waits for threads only: it may be the very thread whose loop a task would need to go on.
+    A thread waits for threads only: it may be the very thread whose loop a task would need to go on. And nobody waits
+    for a heartbeat of his own thread, in whose midst he asks: a logging handler that reads the cache, a provider of
+    credentials that keeps them there.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._of_threads: Signal | None = None
+        self._thread = 0
+        """Which thread takes the heartbeat of the threads."""
         self._of_tasks: tuple[Signal, asyncio.AbstractEventLoop] | None = None
 
     def enter(self, loop: asyncio.AbstractEventLoop | None) -> tuple[Signal, float | None] | Signal:
@@ -30,10 +34,11 @@ class Together:
         `loop`: the caller's; None for a thread.
         """
         with self._lock:
+            here = threading.get_ident()
             if self._of_threads is not None:
-                return self._of_threads, None
+                return Signal() if self._thread == here else (self._of_threads, None)
             if loop is None:
-                self._of_threads = Signal()
+                self._of_threads, self._thread = Signal(), here
                 return self._of_threads
             if self._of_tasks is not None:
                 signal, other = self._of_tasks

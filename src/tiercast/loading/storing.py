@@ -10,6 +10,7 @@ from ..coherence.log import LogUnavailable
 from ..plans import Blocking, Plan
 from ..region import LARGE
 from ..tiers.base import Guard, Put
+from ..tiers.entry import STALE
 
 if TYPE_CHECKING:
     from ..region import Begin, Region
@@ -23,8 +24,12 @@ def store(region: Region, address: Address, entry: Entry, begin: Begin, as_type:
         return False
     envelopes = yield from encode(region, address, entry, begin, as_type)
     proven = region.coherence.proven()
+    verdict = region.judge(address, entry, entry.born) if envelopes and proven else None
+    if verdict is Verdict.STALE:  # since the load began: it is stale for whoever finds it, too
+        for envelope in envelopes.values():
+            envelope.flags |= STALE
     if region.remote is not None and proven:
-        if region.judge(address, entry, entry.born) in (Verdict.DEAD, Verdict.UNKNOWN):
+        if verdict in (Verdict.DEAD, Verdict.UNKNOWN):
             region.counters.fills_refused.add()
             return False
         put = yield from region.remote.put_if_newer(address, envelopes[region.remote.name], Guard(begun=begin.log))
@@ -87,7 +92,8 @@ def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int,
             if not ledger.epoch == envelope.epoch == pair[0] or ledger.applied < pair[1]:
                 return False
             verdict = region.judge(address, envelope, vouched)
-            return verdict not in (Verdict.DEAD, Verdict.UNKNOWN)
+            # The tier has applied the record that made it stale, and will not mark it any more.
+            return verdict is Verdict.ALIVE or (verdict is Verdict.STALE and bool(envelope.flags & STALE))
 
     guard = Guard(admit=admit)
     if behind and len(envelope.payload) <= LARGE:

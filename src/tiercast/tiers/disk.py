@@ -189,7 +189,9 @@ class DiskTier(DiskRows):
         """Have `flush` put an entry; False where the tier is not known to be of its epoch, or many wait already."""
         if envelope.epoch != self._epoch or len(self._later) >= LATER:
             return False
-        self._later[address] = self._kept(address, envelope), guard
+        waiting = self._later.get(address)
+        if waiting is None or waiting[0].epoch != envelope.epoch or waiting[0].born <= envelope.born:
+            self._later[address] = self._kept(address, envelope), guard
         return True
 
     def flush(self) -> Plan[None]:

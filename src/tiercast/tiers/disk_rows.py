@@ -87,7 +87,8 @@ class DiskRows:
     def _flush(self) -> None:
         # Taken out only once they are written, so that whoever flushes at the same time waits for that, and writes again
         # what is there. (One that comes for the same address in the moment of its taking out is lost: a miss.)
-        waiting = list(self._later.items())[:LATER]
+        # Copied first, in one step: a walk through the dict itself may be interrupted by who leaves another there.
+        waiting = list(self._later.copy().items())[:LATER]
 
         def put(execute: Execute) -> None:
             for address, (envelope, guard) in waiting:
