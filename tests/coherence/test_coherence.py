@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +157,20 @@ def test_a_forked_child_waits_for_nobody(log: SharedLog, process: Callable[..., 
         engine.forked()
         assert engine._together._of_threads is None
     thread.join(20)
+
+
+def test_a_forked_child_calls_nothing_its_own_that_its_parent_loaded(process: Callable[..., Coherence]) -> None:
+    """No barrier knows of it before its first heartbeat; until then it serves, unproven, what it loaded itself."""
+
+    def loaded() -> SimpleNamespace:
+        return SimpleNamespace(own=True, begun=engine.clock.monotonic())
+
+    engine = unproven(process())
+    inherited = loaded()
+    assert engine.outlives_outage(inherited)
+    engine.forked()
+    assert not engine.outlives_outage(inherited)
+    assert engine.outlives_outage(loaded())
 
 
 async def test_a_thread_does_not_wait_for_a_task(log: SharedLog, process: Callable[..., Coherence]) -> None:

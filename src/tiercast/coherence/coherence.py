@@ -262,6 +262,7 @@ class Coherence(Following):
         self.member = member_name()
         self.started = False
         self._registered = ""
+        self._forked = self.clock.monotonic()
         self.members_seen = ()
         self._snapshot_asked = float("-inf")
         self.ledger.proven_until = float("-inf")

@@ -138,6 +138,8 @@ class Following:
             ledger.head_word = log.heads[0]
         self._said = ("", 0)
         """Where this process said it was with its last heartbeat."""
+        self._forked = float("-inf")
+        """When this process was forked: what its parent loaded is not its own, as no barrier knows of it yet."""
         self._registered = ""
         """The epoch whose members name this process: the one that last answered it a heartbeat."""
         self._asks: Callable[[bytes], Plan[bool]] | None = getattr(log, "publish", None)
@@ -163,7 +165,7 @@ class Following:
 
     def outlives_outage(self, entry: Entry) -> bool:
         """Whether an unproven entry may be served: loaded here within `max_staleness`, and no record known to be missing."""
-        recent = entry.begun > self.clock.monotonic() - self.settings.max_staleness
+        recent = entry.begun > max(self.clock.monotonic() - self.settings.max_staleness, self._forked)
         return entry.own and recent and not self.behind()
 
     def position(self) -> tuple[str, int]:
