@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 SCAN_PAUSES = (0.05, 0.2)
 """Seconds before a step of a walk that got no answer is tried again: one slow answer is no reason to give up."""
 
+MARKS = 3
+"""Attempts to mark an entry stale, where a fill that may be as old takes its place meanwhile."""
+
 logger = logging.getLogger("tiercast")
 logger.addHandler(logging.NullHandler())  # quiet unless the application says where to log
 
@@ -181,12 +184,15 @@ class Runtime(Parts):
                 if (yield from remote.bury(address, record.epoch, record.position, fence)) is False:
                     return False
                 continue
-            reading = yield from remote.get_many((address,), record.epoch)
-            seen = reading.found.get(address)
-            if reading.failed:
-                return False
-            if seen is not None and seen.born < record.position and not seen.flags & STALE:
-                yield from remote.renew(address, seen, replace(seen, flags=seen.flags | STALE))
+            for _ in range(MARKS):
+                reading = yield from remote.get_many((address,), record.epoch)
+                seen = reading.found.get(address)
+                if reading.failed:
+                    return False
+                if seen is None or seen.born >= record.position or seen.flags & STALE:
+                    break
+                if (yield from remote.renew(address, seen, replace(seen, flags=seen.flags | STALE))):
+                    break
         return True
 
     # -- counting and purging ---------------------------------------------------------------------

@@ -11,11 +11,13 @@ import pytest
 from at_rest import idle, never, refuse, settle, stale_served
 from loaders import PATIENCE, Crowd, Gate, eventually
 from stacks import Sync, config_of
-from tiercast import CacheConfig, CacheManager, LoadTimeout, LocalCacheConfig
+from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LoadTimeout, LocalCacheConfig
+from tiercast.coherence.records import Kind, Record
+from tiercast.keys import encode_target
 from tiercast.loading.storing import put_disk
-from tiercast.plans import drive
+from tiercast.plans import Plan, drive
 from tiercast.testing import FakeClock
-from tiercast.tiers.entry import Address
+from tiercast.tiers.entry import STALE, Address
 
 Make = Callable[..., CacheManager]
 
@@ -435,3 +437,27 @@ class TestSoftInvalidationOnDisk:
         drive(cache._runtime.flush())
         cache.close()
         assert start().get("k") is None
+
+
+def test_a_mark_in_redis_is_set_again_where_a_fill_came_between(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fill that is as old as what was to be marked takes its place: it is looked at anew, and marked."""
+    with CacheManager(CacheConfig(distributed=DistributedCacheConfig(connection_string=redis_url))) as cache:
+        cache.get_or_set("k", lambda: "old")
+        runtime: Any = cache._runtime
+        address = Address("default", "", "k")
+        epoch, applied = cache.position()
+        renew, refused = runtime.remote.renew, []
+
+        def late(*args: Any) -> Plan[bool]:
+            if not refused:
+                refused.append(args)
+                return False
+            return (yield from renew(*args))
+
+        monkeypatch.setattr(runtime.remote, "renew", late)
+        record = Record(Kind.KEY, "default", (encode_target("", "k"),), soft=True, epoch=epoch, position=applied + 1)
+        assert drive(runtime._carry([(record, record.targets[0])])) is True
+        assert drive(runtime.remote.get_many([address], epoch)).found[address].flags & STALE
+        assert refused
