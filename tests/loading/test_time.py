@@ -15,6 +15,7 @@ from at_rest import clock_cost, idle, never, settle
 from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import Sync
 from tiercast import CacheManager
+from tiercast.loading import stale
 from tiercast.testing import FakeClock
 
 Make = Callable[..., CacheManager]
@@ -38,6 +39,35 @@ class TestEarlyRefresh:
         settle(cache, call)
         assert gate.calls == 1
         assert call(cache.get_or_set, "k", never) == "new"
+
+    @pytest.mark.parametrize(("ttl", "handover"), [(100.0, 0.05), (0.4, 0.02)])
+    def test_early_enough_to_find_a_thread(
+        self, make: Make, call: Sync, clock: FakeClock, ttl: float, handover: float
+    ) -> None:
+        """A twentieth of a second before those three costs, or of the TTL where that is less: a refresh has yet to begin."""
+        cache, cost = make(ttl=ttl, early_refresh=1.0), ttl / 100_000
+        clock_cost(cache, clock, "k", cost)
+        left = cache.ttl("k")
+        assert left is not None
+        clock.advance(left - handover - 4 * cost)
+        assert call(cache.get_or_set, "k", never) == "k"
+        clock.advance(2 * cost)
+        assert call(cache.get_or_set, "k", lambda: "new") == "k"
+        settle(cache, call)
+        assert call(cache.get_or_set, "k", never) == "new"
+
+    def test_the_owner_begins(self, make: Make, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another process leaves it a head start: of one cost and half of what it takes to begin."""
+        cache, cost = make(ttl=100, early_refresh=1.0), 2.0
+        monkeypatch.setattr(stale, "owns", lambda region, address: False)
+        clock_cost(cache, clock, "k", cost)
+        left = cache.ttl("k")
+        assert left is not None
+        clock.advance(left - 2 * cost - 0.026)
+        assert cache.get_or_set("k", never) == "k"
+        clock.advance(0.002)
+        assert cache.get_or_set("k", lambda: "new") == "k"
+        eventually(lambda: cache.get_or_set("k", never) == "new")
 
     def test_it_is_drawn(self, make: Make, clock: FakeClock) -> None:
         """XFetch: five costs before the deadline a read refreshes with a probability of e^-5."""

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 AT_LEAST = 3.0
 """Load costs before its deadline from which an entry is refreshed early for certain."""
+HANDOVER = 0.05
+"""Seconds that a refresh has besides to find a thread and a processor; where the TTL is short, this share of it."""
 
 NOTHING: Mapping[Hashable, Entry] = {}
 
@@ -197,20 +199,23 @@ class Residents:
         Stampede Prevention, VLDB 2015): now - cost * beta * ln(random) >= expiry.
 
         The draw alone leaves a key that is read about as often as it takes to load a fair chance to
-        expire; so it counts as three costs at least. (Flights and leases keep that from being a
-        stampede.) And it never counts as more than half of the TTL.
+        expire; so it counts as three costs at least, and what it may take to begin. (Flights and leases keep
+        that from being a stampede.)
         """
-        beta = self.settings.early_refresh
-        if not beta or not entry.cost:
+        if not self.settings.early_refresh or not entry.cost:
             return State.FRESH
-        unit = entry.cost * beta
-        ahead = max(-unit * math.log(1.0 - self.rng.random()), AT_LEAST * unit)
-        return State.DUE if now + min(ahead, entry.ttl / 2) >= entry.expires else State.FRESH
+        drawn = -math.log(1.0 - self.rng.random())
+        ahead = max(self._ahead(entry, drawn), self._ahead(entry, AT_LEAST, HANDOVER))
+        return State.DUE if now + ahead >= entry.expires else State.FRESH
 
     def overdue(self, entry: Entry, now: float) -> bool:
         """Whether an early refresh cannot be left any longer to the process that owns the key."""
-        ahead = (AT_LEAST - 1) * entry.cost * self.settings.early_refresh
-        return now + min(ahead, entry.ttl / 2) >= entry.expires
+        return now + self._ahead(entry, AT_LEAST - 1, HANDOVER / 2) >= entry.expires
+
+    def _ahead(self, entry: Entry, costs: float, handover: float = 0.0) -> float:
+        """Return so many load costs, and the time to hand the load over, in seconds; half of the TTL at most."""
+        ahead = costs * entry.cost * self.settings.early_refresh + min(handover, handover * entry.ttl)
+        return min(ahead, entry.ttl / 2)
 
     def schedule_look(self, entry: Entry, now: float) -> bool:
         """Set the next moment at which a read of the entry must take the slow path; False: it is stale, so with each."""
@@ -224,10 +229,10 @@ class Residents:
         """Return when a read of an entry that is not stale must next take the slow path."""
         look = min(entry.expires, entry.capped)
         if self._looks_early:
-            beta = self.settings.early_refresh
-            if beta and entry.cost:
-                # A draw further out than this has a chance of under one in a million.
-                look = min(look, max(now, entry.expires - min(entry.cost * beta * 14.0, entry.ttl / 2)))
+            if self.settings.early_refresh and entry.cost:
+                # A draw further out than 14 costs has a chance of under one in a million.
+                ahead = max(self._ahead(entry, 14.0), self._ahead(entry, AT_LEAST, HANDOVER))
+                look = min(look, max(now, entry.expires - ahead))
             if self.sliding and entry.ttl != math.inf:
                 look = min(look, now + entry.ttl / 10)
         return look
