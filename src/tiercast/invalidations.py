@@ -77,7 +77,7 @@ class Invalidations(Purging):
         require: bool,
     ) -> Plan[InvalidationResult]:
         addresses = yield from self._addresses(region, path, keys)
-        self._runtime.ready()
+        self._appending(barrier)
         if not addresses:
             return self._nothing(count)
         before = (yield from self._runtime.dropped()) if count else 0
@@ -384,7 +384,7 @@ class Invalidations(Purging):
         barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
-        self._runtime.ready()
+        self._appending(barrier)
         if not drafts:
             return self._nothing(count)
         before = (yield from self._runtime.dropped()) if count else 0

@@ -229,7 +229,7 @@ class Operations(Standing):
             return (yield from self._set_many(region, {address: value}, ttl, tags, barrier, require, as_type))
         since = since_of(as_of)
         lifetime = region.lifetime(ttl)
-        self._runtime.ready()
+        self._appending(barrier)
         yield from region.coherence.started_or_away()
         begin = region.begin()
         entry = region.entry(value, lifetime, tags, begin)
@@ -278,6 +278,9 @@ class Operations(Standing):
         barrier: Duration | None,
         require: bool,
     ) -> Plan[InvalidationResult]:
+        if not isinstance(mapping, Mapping):
+            message = f"what is set must be a mapping from keys to values, not a {type(mapping).__name__}"
+            raise TypeError(message)
         addresses = yield from self._addresses(region, path, mapping)
         values = dict(zip(addresses, mapping.values(), strict=True))
         as_of = current_as_of(self._runtime)
@@ -298,7 +301,7 @@ class Operations(Standing):
         as_type: Any = None,
     ) -> Plan[InvalidationResult]:
         region.lifetime(ttl)
-        self._runtime.ready()
+        self._appending(barrier)
         delivery = yield from put_many(region, values, ttl, tags, require=require, as_type=as_type)
         return (yield from self._settled(delivery, barrier))
 

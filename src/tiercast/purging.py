@@ -110,8 +110,8 @@ class Purging(Operations):
         else:
             drafts = [Draft(Kind.REGION, name, (name,))]
         matches = self._matching(name, path, wanted, pattern)
+        self._appending(barrier)
         runtime = self._runtime
-        runtime.ready()
         runtime.sweeper.held += 1
         try:
             yield from runtime.flush()  # what is on its way to the disk is removed, and counted, like the rest

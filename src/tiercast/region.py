@@ -349,9 +349,9 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         TypeError, ValueError: a lone string, or a tag that is no str or is empty.
     """
-    if tags is None or isinstance(tags, str):
-        hint = "() for none" if tags is None else f"the one string {tags!r}; write ({tags!r},)"
-        message = f"tags must be a sequence of str, not {hint}"
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        instead = f"the one string {tags!r}; write ({tags!r},)" if isinstance(tags, str) else f"{tags!r}; () for none"
+        message = f"tags must be a sequence of str, not {instead}"
         raise TypeError(message)
     tags = tuple(tags)
     for tag in tags:

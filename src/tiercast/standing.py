@@ -124,7 +124,7 @@ class Standing:
         barrier: Duration | None,
         require: bool,
     ) -> Plan[int]:
-        self._runtime.ready()
+        self._appending(barrier)
         if not addresses:
             return 0
         found = yield from find_many(region, addresses, promote=False)
@@ -234,13 +234,19 @@ class Standing:
         barrier: Duration | None,
         require: bool,
     ) -> Plan[bool]:
-        self._runtime.ready()
+        self._appending(barrier)
         delivery, stored = yield from retag(region, address, add=tags, lifetime=lifetime, require=require)
         if delivery is not None:
             yield from self._settled(delivery, barrier)
         return stored
 
-    # -- what every append ends with --------------------------------------------------------------
+    # -- what every append begins and ends with ---------------------------------------------------
+
+    def _appending(self, barrier: Duration | None) -> None:
+        """Refuse, before anything is done, what would be refused when it is done."""
+        self._runtime.ready()
+        if barrier is not None:
+            seconds_of(barrier, "barrier")
 
     def _settled(
         self, delivery: Delivery, barrier: Duration | None, removed: int | None = None
@@ -260,10 +266,11 @@ def several(keys: Iterable[str]) -> list[str]:
     """Return keys as a list without doubles, in their order.
 
     Raises:
-        TypeError: one string was given where several were meant.
+        TypeError: one string, or what is no collection, was given where several were meant.
     """
-    if isinstance(keys, str):
-        message = f"keys must be several str, not the one string {keys!r}; write [{keys!r}]"
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        instead = f"the one string {keys!r}; write [{keys!r}]" if isinstance(keys, str) else repr(keys)
+        message = f"keys must be several str, not {instead}"
         raise TypeError(message)
     return list(dict.fromkeys(keys))
 

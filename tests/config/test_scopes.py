@@ -47,6 +47,7 @@ def test_a_scope_becomes_a_path(scope: str | None, params: dict[str, object], pa
     [
         ("usr", {"org_id": 1}, "unknown scope 'usr'; did you mean 'user'"),
         ("usr", {}, "unknown scope 'usr'; did you mean 'user'"),
+        ("zzz", {}, "unknown scope 'zzz'; the configuration has organization, "),
         (5, {"org_id": 1}, "unknown scope 5"),
         ([], {}, "unknown scope"),
         ("user", {"user_id": 1}, "needs 'org_id', the id of its level 'organization'"),

@@ -60,6 +60,12 @@ def test_an_unknown_option_names_the_nearest(cls: type) -> None:
         cls(self=1)
 
 
+def test_a_mapping_where_an_object_belongs() -> None:
+    """The message names the way that does read mappings."""
+    with pytest.raises(ConfigError, match=r"CacheConfig\.local: must be LocalCacheConfig, .*from_dict reads mappings"):
+        CacheConfig(local={"ttl": 5})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_option_is_described(cls: type) -> None:
     """The docstring (or its base's) says what each option means."""

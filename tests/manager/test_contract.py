@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -435,6 +436,34 @@ class TestKeys:
 
 
 class TestSurvival:
+    @pytest.mark.parametrize("barrier", [0, -1, "5", math.nan])
+    def test_no_barrier_that_cannot_be(self, cache: CacheManager, call: Sync, barrier: Any) -> None:
+        """It is refused before anything is done: what is not waited for is not half done either."""
+        call(cache.set, "k", "old", tags=("t",))
+        position = call(cache.position)
+        for operation, *arguments in (
+            (cache.set, "k", "new"), (cache.multi_set, {"k": "new"}), (cache.delete, "k"), (cache.multi_delete, ["k"]),
+            (cache.touch, "k", 5), (cache.tag_cache_key, "k", ["u"]), (cache.invalidate_keys, ["k"]),
+            (cache.invalidate_pattern, "*"), (cache.invalidate_tags, ["t"]), (cache.clear,),
+        ):  # fmt: skip
+            with pytest.raises((TypeError, ValueError), match="barrier must be"):
+                call(operation, *arguments, barrier=barrier)
+        with pytest.raises((TypeError, ValueError), match="barrier must be"):
+            call(cache.purge, tags=["t"], barrier=barrier)
+        assert call(cache.position) == position
+        assert call(cache.get, "k") == "old"
+
+    def test_what_is_no_collection(self, cache: CacheManager, call: Sync) -> None:
+        """One thing where several are meant is a TypeError that says what was meant."""
+        for operation, argument, says in (
+            (cache.multi_set, [("k", 1)], "a mapping from keys to values, not a list"),
+            (cache.multi_get, 5, "keys must be several str, not 5"),
+            (cache.invalidate_keys, None, "keys must be several str, not None"),
+            (cache.invalidate_tags, 5, "tags must be a sequence of str, not 5"),
+        ):
+            with pytest.raises(TypeError, match=re.escape(says)):
+                call(operation, argument)
+
     def test_what_would_not_survive_is_refused(self, cache: CacheManager, call: Sync, stack: str) -> None:
         """A value that a tier below cannot give back is refused with its path; the old entry is untouched."""
         call(cache.set, "k", {"old": 1})

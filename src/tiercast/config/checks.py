@@ -215,7 +215,8 @@ def instance_of(*types: type) -> Validator:
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, types):
-            raise _refuse(attribute, f"must be {names}", value)
+            hint = "; CacheConfig.from_dict reads mappings" if isinstance(value, dict) else ""
+            raise _refuse(attribute, f"must be {names}", value, hint)
 
     return check
 

@@ -202,7 +202,10 @@ class ScopeConfig:
         way = self._ways.get(scope) if isinstance(scope, str) else None
         if way is None:
             hint = suggestion(scope, (*self._ways, GLOBAL)) if isinstance(scope, str) else ""
-            raise ScopeError(f"unknown scope {shown(scope)}{hint}")
+            known = (
+                f"the configuration has {', '.join(self._ways)}" if self._ways else "the configuration has no scopes"
+            )
+            raise ScopeError(f"unknown scope {shown(scope)}{hint or f'; {known}'}")
         return way
 
     def _resolve_slowly(self, scope: str | None, params: Mapping[str, Any]) -> str:
