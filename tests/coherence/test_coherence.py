@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -271,6 +272,42 @@ def test_two_threads_that_start_together_begin_anew_once(
     drive(engine.catch_up())
     assert engine.position() == other.position()
     assert engine.counters.drops.value == 0
+
+
+class Behind:
+    """A host's store that stands behind the log, as its last process left it."""
+
+    def __init__(self, epoch: str) -> None:
+        self.at = (epoch, 0)
+
+    def applied(self) -> tuple[str, int]:
+        return self.at
+
+    def apply(self, epoch: str, after: int, keys: Any, upto: int) -> Plan[bool]:
+        self.at = (epoch, upto)
+        yield Blocking(time.sleep, 0.0)
+        return True
+
+
+def test_who_starts_while_another_thread_begins_anew_waits_for_the_stores(
+    log: SharedLog, process: Callable[..., Coherence]
+) -> None:
+    """Else what a disk holds since before this process would be misses, for as long as the other takes to get there."""
+    drive(process().append([DRAFT]))
+    engine = process()
+    store = Behind(drive(log.snapshot()).head.epoch)
+    engine.stores = [store]  # type: ignore[list-item]
+    snapshot = log.snapshot
+
+    def late() -> Any:
+        found = yield from snapshot()
+        engine._begin_anew(found, engine.clock.monotonic())  # the other thread has come thus far
+        return found
+
+    log.snapshot = late  # type: ignore[method-assign]
+    assert drive(engine.prove())
+    assert store.at == engine.position()
+    assert engine.position()[1] == 1
 
 
 def test_an_answer_that_was_overtaken_gives_nothing_up(log: SharedLog, process: Callable[..., Coherence]) -> None:

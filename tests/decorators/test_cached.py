@@ -85,7 +85,10 @@ def test_figures_are_exact(manager, origin):
     assert (get.stats().hits, get.stats().misses, get.stats().loads) == (3, 2, 2)
     assert get.stats().hit_rate == 0.6
     assert [get.stats()[name] for name in ("hits", "misses", "loads", "hit_rate")] == [3, 2, 2, 0.6]
-    assert (get.stats()[0], get.stats()[1:]) == (3, (2, 2))
+    assert dict(get.stats()) == {"hits": 3, "misses": 2, "loads": 2, "hit_rate": 0.6}
+    assert "hits" in get.stats()
+    assert "evictions" not in get.stats()
+    assert (get.stats()[0], get.stats()[1:], 3 in get.stats()) == (3, (2, 2), True)
     with pytest.raises(TypeError, match="indices"):
         get.stats()["evictions"]
 

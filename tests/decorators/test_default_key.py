@@ -140,6 +140,22 @@ def test_functions_and_lambdas_do_not_share_keys():
     assert len(keys) == 6
 
 
+def test_functions_without_a_name_do_not_share_keys():
+    """Whoever registers functions (routes, types, fixtures) calls them `_`, several in a module."""
+
+    @cached
+    def _():
+        return 1
+
+    one = _
+
+    @cached
+    def _():
+        return 2
+
+    assert (one(), _()) == (1, 2)
+
+
 @pytest.mark.parametrize("value", [object(), lambda: 1, [object()], {"a": {1: object()}}, (i for i in ())])
 def test_what_has_no_text_is_refused_with_the_parameter(value, origin):
     @cached
@@ -202,6 +218,23 @@ class TestFactories:
         assert "TestFactories.times.<locals>.times" in record.getMessage()
         assert "another factor;" in record.getMessage()
         assert (first(5), second(5)) == (10, 10), "what the warning is about"
+
+    def test_functions_of_one_name_and_other_code(self, caplog):
+        """Nothing but the name says which function it is: it is said where two share one."""
+
+        @cached
+        def get(x):
+            return x
+
+        first = get
+
+        @cached
+        def get(x):
+            return -x
+
+        (record,) = caplog.records
+        assert "get was decorated again with other code;" in record.getMessage()
+        assert first.cache_key(1) == get.cache_key(1)
 
     def test_not_where_they_are_alike(self, caplog):
         """Equal data, functions that were made anew, and keys of the user's own are nothing to warn of."""

@@ -123,6 +123,24 @@ def test_a_value_is_not_queued(own_redis: RedisServer, wire: TcpProxy, tmp_path:
         wait_until(lambda: not cache.coherence.status().waiting, 10, "the end of the replay")
 
 
+@pytest.mark.parametrize("life", ["same", "new"])
+def test_the_set_that_brings_what_waited_keeps_its_value(own_redis: RedisServer, wire: TcpProxy, life: str) -> None:
+    """Here and elsewhere, also where the log has a new epoch since: it stands behind what waited for its key."""
+    # No heartbeat comes before the set.
+    with manager(wire.url, heartbeat=30.0, max_staleness=60.0) as cache:
+        cache.coherence.start()
+        cache.set("k", "before")
+        cut(wire)
+        assert cache.invalidate_keys(["k"]).delivered is False
+        if life == "new":
+            own_redis.restart(empty=True)
+        wire.pass_through()
+        wait_until(lambda: cache.set("k", "after").delivered, 10, "the log to be back")
+        assert cache.get("k") == "after"
+        with manager(own_redis.url) as other:
+            assert other.get("k") == "after"
+
+
 def test_require_delivery_raises_and_queues_nothing(own_redis: RedisServer, wire: TcpProxy, tmp_path: Path) -> None:
     """Whoever must know that it arrived gets DeliveryError; nothing is in force here, nothing is replayed."""
     with manager(wire.url, tmp_path) as cache, manager(own_redis.url) as other:

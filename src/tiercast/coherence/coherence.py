@@ -39,7 +39,8 @@ class Delivery:
     Attributes:
         epoch, position: where the last of the records stands; position is None while it waits in the outbox.
         written: whether the L3 half was done with it.
-        local: the local sequence number that the waiting record took; entries made after it live.
+        local: the local sequence number up to which marks of waiting records do not concern an entry that was
+            made with this one: its own mark where it waits, else those of what was in the log before it.
     """
 
     epoch: str
@@ -123,12 +124,21 @@ class Coherence(Following):
 
     # -- appending ------------------------------------------------------------------------
 
-    def append(self, drafts: Sequence[Draft], writes: Sequence[Write] = (), *, require: bool = False) -> Plan[Delivery]:
+    def append(
+        self, drafts: Sequence[Draft], writes: Sequence[Write] = (), *, epoch: str = "", require: bool = False
+    ) -> Plan[Delivery]:
         """Append records and return once this process has applied them.
 
         While the log cannot be reached they are applied to this process, wait in the
         outbox, and are replayed in order; `require` raises DeliveryError instead and
         queues nothing.
+
+        Args:
+            drafts: the records.
+            writes: the L3 half, for a log that does it in the same step.
+            epoch: the one that the values of `writes` say they are of. They are left to the caller, as
+                `Delivery.written` says, where another has begun: under its name nobody would believe them.
+            require: raise rather than queue.
         """
         now = self.clock.wall()
         drafts = [part for draft in drafts for part in split(self._signed(draft, now))]
@@ -136,9 +146,12 @@ class Coherence(Following):
         try:
             if not self.started:
                 yield from self._start()
+            with self.ledger.lock:
+                local = self.ledger.local_sequence
             if self.outbox.waiting():
                 yield from self.replay()
-            appended = yield from self.log.append(drafts, self.position(), writes)
+            since = self.position()
+            appended = yield from self.log.append(drafts, since, writes if epoch in ("", since[0]) else ())
         except LogUnavailable as exc:
             self.failure = str(exc)
             if require:
@@ -151,7 +164,7 @@ class Coherence(Following):
             # The log has the records, this process cannot apply them: until its next heartbeat they count as waiting.
             self.failure = str(exc)
             self._mark(drafts)
-        return Delivery(appended.tail.head.epoch, appended.position, appended.written)
+        return Delivery(appended.tail.head.epoch, appended.position, appended.written, local)
 
     def _signed(self, draft: Draft, now: float) -> Draft:
         return Draft(draft.kind, draft.region, draft.targets, draft.soft, self.member, now)

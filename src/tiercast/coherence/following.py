@@ -267,6 +267,9 @@ class Following:
             yield from self._follow(pulse.tail)
         else:
             yield from self._resync(epoch)
+            # Where another thread or task began anew it may still be at this: a store that is behind the
+            # snapshot vouches for nothing, and what it holds would be a miss.
+            yield from self.follow_stores()
         self.started = True
 
     def _resync(self, before: str) -> Plan[None]:

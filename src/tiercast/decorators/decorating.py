@@ -93,7 +93,10 @@ def _plain(function: Any) -> Callable[..., Any]:
 def refuse(function: Any, only_async: str | None = None) -> None:
     """Raise the TypeError of what cannot be decorated."""
     if not callable(function):
-        message = f"only functions can be decorated, not {function!r}"
+        message = (
+            f"only functions can be decorated, not {function!r}; "
+            f"a decorator whose first argument is a key is not written without parentheses"
+        )
         raise TypeError(message)
     name = function_name(function)
     if isinstance(function, type):

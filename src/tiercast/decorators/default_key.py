@@ -164,14 +164,16 @@ def class_name(kind: type) -> str:
 def function_prefix(name: str, function: Callable[..., Any]) -> str:
     """Return what every default key of a function begins with, without the closing colon.
 
-    Lambdas of one place share a name, so theirs carries a digest of their code.
+    Lambdas of one place share a name, as do the functions of a module that are called `_` because whoever
+    registers them asks for no name; so theirs carries a digest of their code.
     """
     code = getattr(function, "__code__", None)
-    if "<lambda>" not in name or code is None:
+    if code is None or not ("<lambda>" in name or name.endswith("._")):
         return encode_part(name)
-    return f"{encode_part(name)}:{hashlib.blake2b(_code_text(code).encode(), digest_size=8).hexdigest()}"
+    return f"{encode_part(name)}:{hashlib.blake2b(code_text(code).encode(), digest_size=8).hexdigest()}"
 
 
-def _code_text(code: types.CodeType) -> str:
-    constants = [_code_text(each) if isinstance(each, types.CodeType) else _text(each) for each in code.co_consts]
+def code_text(code: types.CodeType) -> str:
+    """Return the text of what a function does, wherever it stands: its lines are not part of it."""
+    constants = [code_text(each) if isinstance(each, types.CodeType) else _text(each) for each in code.co_consts]
     return _text([code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars])

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 class FunctionStats(NamedTuple):
     """What one decorated function's calls came to, exactly, since it was decorated.
 
-    A figure is read as an attribute or, as in the dicts of the manager, by its name: ``stats["hits"]``.
+    A figure is read as an attribute or, as in the dicts of the manager, by its name: ``stats["hits"]``;
+    ``dict(stats)`` is such a dict.
 
     Attributes:
         hits: calls answered without running the function, those that waited for another's load included.
@@ -27,8 +28,15 @@ class FunctionStats(NamedTuple):
         calls = self.hits + self.misses
         return self.hits / calls if calls else 0.0
 
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the figures."""
+        return (*self._fields, "hit_rate")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys() if isinstance(name, str) else tuple.__contains__(self, name)
+
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str) and key in {*self._fields, "hit_rate"}:
+        if isinstance(key, str) and key in self.keys():
             return getattr(self, key)
         return tuple.__getitem__(self, key)  # a NamedTuple knows no super()
 

@@ -91,7 +91,7 @@ def _put_some(region: Region, parcels: Sequence[Parcel], begin: Begin, *, requir
     else:
         writes = value_writes(region, parcels, fence)
     draft = key_draft(region, [parcel.address for parcel in parcels])
-    delivery = yield from region.coherence.append([draft], writes, require=require)
+    delivery = yield from region.coherence.append([draft], writes, epoch=begin.epoch, require=require)
     for _ in parcels:
         region.counters.sets.add()
     if not delivery.delivered:
@@ -132,7 +132,7 @@ def place(
                 yield from put_disk(region, parcel.address, envelope, position, behind=written)
             elif not written:
                 yield from tier.put_if_newer(parcel.address, envelope, Guard(begun=begin.log, fence=fence))
-        region.insert(parcel.address, parcel.entry, position)
+        region.insert(parcel.address, parcel.entry, position, delivery.local)
         if number % BREATH == 0:
             yield Pause(0.0)
 
