@@ -80,12 +80,12 @@ class Invalidations(Purging):
         self._appending(barrier)
         if not addresses:
             return self._nothing(count)
-        before = (yield from self._runtime.dropped()) if count else 0
+        before = (yield from self._runtime.drop_dead()) if count else None
         for start in range(0, len(addresses), BATCH):
             if start:
                 yield Pause(0.0)
             delivery = yield from bury(region, addresses[start : start + BATCH], soft=soft, require=require)
-        removed = (yield from self._runtime.drop_dead(before)) if count else None
+        removed = yield from self._removed_since(before)
         return (yield from self._settled(delivery, barrier, removed))
 
     def invalidate_pattern(
@@ -387,12 +387,19 @@ class Invalidations(Purging):
         self._appending(barrier)
         if not drafts:
             return self._nothing(count)
-        before = (yield from self._runtime.dropped()) if count else 0
+        before = (yield from self._runtime.drop_dead()) if count else None
         keys = [draft for draft in drafts if draft.kind is Kind.KEY and not draft.soft]
         writes = self._runtime.burials(keys) if keys else ()
         delivery = yield from self._runtime.coherence.append(drafts, writes, require=require)
-        removed = (yield from self._runtime.drop_dead(before)) if count else None
+        removed = yield from self._removed_since(before)
         return (yield from self._settled(delivery, barrier, removed))
+
+    def _removed_since(self, before: tuple[int, int] | None) -> Plan[int | None]:
+        """Return how many entries were dropped here since what was dead already had gone; None: nobody asked."""
+        if before is None:
+            return None
+        dropped, on_disk = yield from self._runtime.drop_dead()
+        return dropped - before[0] + on_disk
 
     def _nothing(self, count: bool) -> InvalidationResult:
         """Return the result of an invalidation that names nothing."""

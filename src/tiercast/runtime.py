@@ -203,18 +203,18 @@ class Runtime(Parts):
             if (flush := getattr(disk, "flush", None)) is not None:
                 yield from flush()
 
-    def dropped(self) -> Plan[int]:
-        """Return how many entries records have dropped from memory so far, everything being where it is to be."""
-        yield from self.flush()
-        return sum(region.counters.invalidated.value for region in self._regions.values())
+    def drop_dead(self) -> Plan[tuple[int, int]]:
+        """Remove what is dead from memory and from this host's disk.
 
-    def drop_dead(self, before: int) -> Plan[int]:
-        """Remove what is dead from memory and from this host's disk, and count it since `before`."""
+        Returns:
+            How many entries records have dropped from memory so far, and how many were removed from disk now.
+        """
+        yield from self.flush()
         yield Blocking(self.sweep)
-        count = (yield from self.dropped()) - before
+        on_disk = 0
         for disk in self._disks.values():
-            count += (yield from self._remove_where(disk, self._is_dead))[0]
-        return count
+            on_disk += (yield from self._remove_where(disk, self._is_dead))[0]
+        return sum(region.counters.invalidated.value for region in self._regions.values()), on_disk
 
     def _is_dead(self, address: Address, envelope: Any) -> bool:
         with self.ledger.lock:

@@ -29,6 +29,7 @@ class ScopedView(Invalidations):
 
     def _locate(self, region: str | None, scope: str | None, params: Mapping[str, Any]) -> tuple[Region, str]:
         if scope is not None or params:
+            self._manager.config.scopes.check_known(params)
             given = ", ".join(filter(None, [scope and f"scope={scope!r}", *params]))
             message = f"this view is confined to {self._path!r}; take scope parameters ({given}) to the manager"
             raise ScopeError(message)

@@ -8,13 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 
 from at_rest import clock_cost, idle, never, settle
 from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import Sync
-from tiercast import CacheManager
+from tiercast import CacheManager, CoherenceConfig
 from tiercast.loading import stale
 from tiercast.testing import FakeClock
 
@@ -292,3 +293,35 @@ class TestSliding:
         assert call(cache.get, "unread") is None
         clock.advance(5.1)
         assert call(cache.get, "read") is None
+
+
+class TestOriginLag:
+    """A load that begins within `origin_lag` after an invalidation may have read what was: it is served, and not kept."""
+
+    KINDS: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {
+        "key": ("invalidate_keys", (["k"],)),
+        "tag": ("invalidate_tags", (["t"],)),
+        "scope": ("evict_by_scope", ("global",)),
+        "pattern": ("invalidate_pattern", ("k*",)),
+        "region": ("clear", ("default",)),
+    }
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_newest_record_counts(self, make: Make, call: Sync, clock: FakeClock, kind: str) -> None:
+        """Whatever it matches by, and though no other came before or after it."""
+        cache = make(coherence=CoherenceConfig(origin_lag=2.0))
+        operation, arguments = self.KINDS[kind]
+        call(cache.position)
+        clock.advance(10)
+        call(getattr(cache, operation), *arguments)
+        for pause, kept in ((0.0, None), (1.9, None), (0.2, "loaded")):
+            clock.advance(pause)
+            assert call(cache.get_or_set, "k", lambda: "loaded", tags=["t"]) == "loaded"
+            assert call(cache.get, "k") == kept
+
+    def test_other_entries_are_kept(self, make: Make, call: Sync) -> None:
+        """Only what the record matches is in doubt."""
+        cache = make(coherence=CoherenceConfig(origin_lag=2.0))
+        call(cache.invalidate_keys, ["k"])
+        call(cache.get_or_set, "other", lambda: "loaded")
+        assert call(cache.get, "other") == "loaded"

@@ -13,7 +13,15 @@ from uuid import UUID
 import pytest
 
 from stacks import STACKS, Async, Sync, config_of
-from tiercast import CacheConfig, CacheManager, ScopeConfig, ScopeError, ScopeLevel, SerializationError
+from tiercast import (
+    CacheConfig,
+    CacheManager,
+    ScopeConfig,
+    ScopeError,
+    ScopeLevel,
+    SerializationError,
+    UnknownKeyword,
+)
 
 SCOPES = ScopeConfig(
     [
@@ -262,6 +270,8 @@ class TestInvalidation:
     def test_count(self, cache: CacheManager, call: Sync, stack: str) -> None:
         """`count=True` tells how many entries were really dropped here."""
         call(cache.multi_set, {f"k{n}": n for n in range(5)}, tags=["t"])
+        call(cache.set, "other", 1, tags=["another"])
+        call(cache.invalidate_tags, ["another"])  # which is not counted with what follows
         result = call(cache.invalidate_tags, ["t"], count=True)
         per_tier = {"memory": 5, "memory+disk": 10, "memory+redis": 5, "memory+disk+redis": 10, "disk": 5, "redis": 0}
         assert result.removed == per_tier[stack]
@@ -348,6 +358,8 @@ class TestRegionsAndScopes:
         assert call(two.get, "k") is None
         with pytest.raises(ScopeError):
             call(one.get, "k", org_id="o2")
+        with pytest.raises(UnknownKeyword, match="did you mean 'ttl'"):
+            call(one.set, "k", 1, ttl_seconds=5)
 
     def test_a_scope_confines_every_invalidation(self, cache: CacheManager, call: Sync) -> None:
         """Tags and `clear` take scope parameters as a view of that scope would: it, and all below it."""

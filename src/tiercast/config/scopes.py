@@ -196,6 +196,17 @@ class ScopeConfig:
         self.check_ancestry(names)
         return path
 
+    def check_known(self, params: Iterable[str]) -> None:
+        """Check that keywords are parameters of some scope.
+
+        Raises:
+            UnknownKeyword: one is not; the message names the nearest that the operations or the scopes know.
+        """
+        known = list(dict.fromkeys(param for way in self._ways.values() for param in way.params))
+        for name in params:
+            if name not in known:
+                raise UnknownKeyword(_unknown(name, known))
+
     def _way(self, scope: str | None) -> _Way:
         if scope is None or scope == GLOBAL:
             return _Way((), ())
@@ -211,10 +222,7 @@ class ScopeConfig:
     def _resolve_slowly(self, scope: str | None, params: Mapping[str, Any]) -> str:
         if scope is not None:
             self._way(scope)
-        known = list(dict.fromkeys(param for way in self._ways.values() for param in way.params))
-        for name in params:
-            if name not in known:
-                raise UnknownKeyword(_unknown(name, known))
+        self.check_known(params)
         if scope is None:
             scope = self._infer(params)
         way = self._way(scope)

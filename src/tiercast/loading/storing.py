@@ -57,7 +57,7 @@ def recently_invalidated(region: Region, address: Address, tags: Sequence[str], 
             tuple(tags),
             begin.epoch,
             begin.settled,
-            begin.born,
+            begin.settled,  # a load has no record of its own: none after that is left out
             vouched=begin.born,
         )
 
