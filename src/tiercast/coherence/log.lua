@@ -141,17 +141,23 @@ local function tail()
   return call('XRANGE', STREAM, format('%.0f-0', SINCE + 1), '+')
 end
 
--- Let go of what is older than the retention or beyond the length, never of what has not been carried.
+-- Let go of what is older than the retention or beyond the length, never of what has not been carried: of up to 256
+-- entries. Positions and times only grow, so that few have to be read: one, most of the time, which is to stay.
 local function trim()
-  local surplus, horizon, cut = call('XLEN', STREAM) - LENGTH, NOW - (OPTIONS.retention or 3600000), nil
-  for _, entry in ipairs(call('XRANGE', STREAM, '-', '+', 'COUNT', 256)) do
-    local position = tonumber(string.match(entry[1], '^(%d+)-'))
-    if position > CARRIED or position >= POSITION then
-      break
-    elseif surplus <= 0 and entry[2][1] == 'record' and (tonumber(entry[2][4]) or 0) >= horizon then
-      break
+  local surplus, horizon, oldest = call('XLEN', STREAM) - LENGTH, NOW - (OPTIONS.retention or 3600000), nil
+  local function may_go(from)
+    local entry = call('XRANGE', STREAM, from, '+', 'COUNT', 1)[1]
+    local position = entry and tonumber(string.match(entry[1], '^(%d+)-'))
+    oldest = oldest or position
+    -- What is no record has no time: it goes as the first, and says nothing of those before it.
+    if position and position <= CARRIED and position < POSITION and (position - oldest < surplus
+        or (tonumber(entry[2][4]) or from == '-' and 0 or NOW) < horizon) then
+      return position
     end
-    cut, surplus = position, surplus - 1
+  end
+  local cut, step = may_go('-'), 128
+  while cut and step >= 1 do
+    cut, step = may_go(format('%.0f-0', cut + step)) or cut, step / 2
   end
   if cut then
     call('XTRIM', STREAM, 'MINID', format('%.0f-0', cut + 1))
