@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..connections import Script, Unavailable
-from ..keys import decode_target, storage_key
+from ..keys import target_storage_key
 from ..plans import Plan
 from . import redis_scripts as wire
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
@@ -282,9 +282,9 @@ class RedisLog:
 def _covers(writes: Sequence[Write], drafts: Sequence[Draft]) -> bool:
     """Whether the writes leave nothing in L3 that the drafts' key records kill: nothing has to be carried then."""
     written = {write.key for write in writes}
-    return all(
-        storage_key(draft.region, *decode_target(target)) in written
-        for draft in drafts
-        if draft.kind is Kind.KEY
-        for target in draft.targets
-    )
+    for draft in drafts:
+        if draft.kind is Kind.KEY:
+            for target in draft.targets:
+                if target_storage_key(draft.region, target) not in written:
+                    return False
+    return True
