@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .coherence.log import Write
+from .coherence.records import written_once
 from .config import DEFAULT, Default
 from .invalidation.ttl import jittered
 from .keys import encode_tag, storage_key
@@ -49,7 +49,7 @@ Ttl = Duration | None | Default
 Touched = Callable[[Hashable, Entry], None]
 
 
-@dataclass(frozen=True, slots=True)
+@written_once
 class Begin:
     """Where a load began: what decides whether its value may be stored.
 
