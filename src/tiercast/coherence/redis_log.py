@@ -57,6 +57,7 @@ class RedisLog:
         values: str | None = None,
     ) -> None:
         self.keys = wire.LogKeys.of(fleet)
+        self._four = self.keys.four()
         self.atomic_writes = not connections.is_cluster
         self._connections = connections
         self._clock = clock
@@ -83,8 +84,9 @@ class RedisLog:
         drafts = [part for draft in drafts for part in split(draft)]
         if not self.atomic_writes:
             writes = ()
-        covered = b',"covered":true' if writes and _covers(writes, drafts) else b""
-        options = b',"drafts":%d%b' % (len(drafts), covered)
+        options = b',"covered":true' if writes and _covers(writes, drafts) else b""
+        if all(draft.kind is Kind.KEY for draft in drafts):
+            options += b',"keys":true'
         if writes and self._seen is not None:
             options += b',"until":%d' % self._gives_up()
         operands: list[str | bytes | int] = [*map(encode_draft, drafts)]
@@ -262,7 +264,7 @@ class RedisLog:
             LogUnavailable: whatever kept it from being run, or from answering.
         """
         command = self._script.call(
-            (*self.keys.four(), *names),
+            (*self._four, *names),
             operation,
             wire.fresh_epoch(),
             wire.options(self._options, since, options),
