@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, dataclass_transform
 
@@ -159,6 +159,16 @@ def stamp(draft: bytes, epoch: str, position: int, carried: int | None = None) -
     """Return an encoded draft with its place in the log, and in a message with how far L3 is clean."""
     said = b"" if carried is None else b'"carried":%d,' % carried
     return b'{"v":%d,"epoch":%b,"position":%d,%b%b' % (WIRE_VERSION, _dump(epoch), position, said, draft[1:])
+
+
+def placed(drafts: Sequence[Draft], epoch: str, after: int) -> tuple[Record, ...]:
+    """Return the records that drafts became which follow upon position `after`."""
+    return tuple(
+        [
+            Record(each.kind, each.region, each.targets, each.soft, each.origin, each.sent, epoch, position)
+            for position, each in enumerate(drafts, after + 1)
+        ]
+    )
 
 
 def encode_record(record: Record) -> bytes:

@@ -22,7 +22,7 @@ from ..plans import Plan
 from . import redis_scripts as wire
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .notices import announcement
-from .records import Draft, Kind, Record, encode_draft, split
+from .records import Draft, Kind, Record, encode_draft, placed, split
 from .redis_bus import RedisBus
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class RedisLog:
         reply = yield from self._call("append", since, options, operands, names)
         head, _ = self._head(reply[0])
         if reply[1] == 1:
-            records: tuple[Record, ...] | None = wire.own_records(drafts, head.epoch, since[1])
+            records: tuple[Record, ...] | None = placed(drafts, head.epoch, since[1])
         else:
             records = wire.records_of(reply[1], since, head)
         return Appended(head.position, Tail(head, records), bool(reply[2]))
