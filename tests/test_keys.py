@@ -81,6 +81,7 @@ def test_a_storage_key_can_be_read_back(region: str, pairs: list[tuple[str, obje
     assert read.scope in (scope, None)
     assert read.key in (key, None)
     assert ("#" in stored) == (read.key is None)
+    assert stored == keys.target_storage_key(region, keys.encode_target(scope, key))
     assert not any(char.isspace() or char in "*?[]{}\\\x00" or "\ud800" <= char <= "\udfff" for char in stored)
 
 

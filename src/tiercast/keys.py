@@ -46,6 +46,7 @@ __all__ = [
     "scope_child",
     "split_path",
     "storage_key",
+    "target_storage_key",
     "validate_key",
     "validate_path",
     "validate_region",
@@ -158,6 +159,12 @@ def storage_key(region: str, scope: str, key: str) -> str:
     there does injectivity rest on a hash. Costs about 0.3 µs for an ordinary key.
     """
     text = f"{_region_head(region)}{scope}|{key if _plain_key(key) else _encode_odd_in_key(_escape, key)}"
+    return text if len(text) <= MAX_STORAGE_KEY else _hashed(text)
+
+
+def target_storage_key(region: str, target: str) -> str:
+    """Name the entry in L2 and L3 of a target as `encode_target` writes it; of another spelling, it names nothing."""
+    text = _region_head(region) + target
     return text if len(text) <= MAX_STORAGE_KEY else _hashed(text)
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .coherence.log import Write
+from .coherence.records import written_once
 from .config import DEFAULT, Default
 from .invalidation.ttl import jittered
 from .keys import encode_tag, storage_key
@@ -49,7 +49,7 @@ Ttl = Duration | None | Default
 Touched = Callable[[Hashable, Entry], None]
 
 
-@dataclass(frozen=True, slots=True)
+@written_once
 class Begin:
     """Where a load began: what decides whether its value may be stored.
 
@@ -87,6 +87,11 @@ class RegionCounters:
 
 LARGE = 64 * 1024
 """Bytes above which encoding and decoding leave the event loop."""
+
+# As tuples: `isinstance` takes three times as long with a union, and this is asked of every part of every value stored.
+_TEXTS = (str, bytes, bytearray)
+_SEVERAL = (list, tuple, set, frozenset)
+_NUMBERS = (int, float)
 
 
 class Region(Residents):
@@ -135,6 +140,8 @@ class Region(Residents):
         self.below = tuple(tier for tier in (disk, remote) if tier is not None)
         self.disk = disk
         self.remote = remote
+        self._write_of: Any = getattr(remote, "write_of", None)
+        """The remote tier's half of an append, where its log stores values in the same step."""
         self.serializers = serializers
         self.shared = remote is not None or (disk is not None and coherence.log.kind == "disk")
         """Whether what one process of the fleet loads is found by the others."""
@@ -280,15 +287,15 @@ class Region(Residents):
         left, waiting = LARGE, [value]
         while waiting:  # a rough measure that ends as soon as it is over: `size_of` costs more than most encoding
             part = waiting.pop()
-            if isinstance(part, str | bytes | bytearray):
+            if isinstance(part, _TEXTS):
                 left -= len(part)
             elif isinstance(part, dict):
                 left -= 16 * len(part)
                 waiting.extend(part.values())
-            elif isinstance(part, list | tuple | set | frozenset):
+            elif isinstance(part, _SEVERAL):
                 left -= 8 * len(part)
                 waiting.extend(part)
-            elif part is None or isinstance(part, int | float):
+            elif part is None or isinstance(part, _NUMBERS):
                 left -= 8
             else:
                 left -= size_of(part)
@@ -296,9 +303,9 @@ class Region(Residents):
                 return True
         return False
 
-    def write_of(self, address: Address, envelope: Envelope | None, fence: float) -> Write:
-        """Return the L3 half of an append: the envelope put, or without one a fence."""
-        return Write(*self.remote.write_of(address, envelope, fence))  # type: ignore[union-attr]
+    def write_of(self, address: Address, envelope: Envelope, fence: float) -> Write:
+        """Return the L3 half of an append that stores a value."""
+        return Write(*self._write_of(address, envelope, fence))
 
     def lease(self, address: Address, lock_ttl: float | None, flight: Flight) -> Lease | None:
         """Return an attempt at the fleet's lease for loading an address; None where its fill would reach nobody else."""

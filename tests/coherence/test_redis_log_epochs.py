@@ -264,7 +264,7 @@ def test_a_fleets_name_must_be_encoded() -> None:
 def test_options_are_json_that_lua_reads_exactly() -> None:
     """Positions below 2^53 pass through its doubles."""
     standing = redis_scripts.standing_options(redis_scripts.Limits(retention=1.5))
-    options = json.loads(redis_scripts.options(standing, ("e", 2**53 - 1), b',"drafts":2'))
-    assert options == {"epoch": "e", "position": 2**53 - 1, "retention": 1500, "drafts": 2}
+    options = json.loads(redis_scripts.options(standing, ("e", 2**53 - 1), b',"lease":2'))
+    assert options == {"epoch": "e", "position": 2**53 - 1, "retention": 1500, "lease": 2}
     options = json.loads(redis_scripts.options(redis_scripts.standing_options(redis_scripts.Limits()), ('","x', 0)))
     assert options == {"epoch": "", "position": 0}

@@ -151,6 +151,25 @@ def test_old_records_go_after_the_retention(opened: Opener, redis_url: str) -> N
     assert drive(log.read((epoch, 0))).records is None
 
 
+@pytest.mark.parametrize(("bounds", "most"), [({"retention": 0.001}, 80), ({"key_ring": 100}, 180)])
+def test_the_log_is_cut_to_its_bounds_however_much_is_over(
+    opened: Opener, redis_url: str, redis_server: RedisServer, bounds: dict[str, float], most: int
+) -> None:
+    """A backlog that was carried late goes within a few appends, and nothing that may stay goes with it."""
+    log = opened(redis_url, **bounds)
+    epoch = head(log).epoch
+    append(log, *(key(f"k{number}") for number in range(700)))
+    assert redis_server.execute("XLEN", "tiercast:{shop}:stream") >= 700
+    drive(log.carry(epoch, 600))
+    for number in range(300):
+        append(log, tag(f"t{number % 3}"))
+    assert len(drive(log.read((epoch, 600))).records or ()) == 400
+    drive(log.carry(epoch, 1000))
+    for number in range(300):
+        append(log, tag(f"t{number % 3}"))
+    assert redis_server.execute("XLEN", "tiercast:{shop}:stream") <= most
+
+
 def test_a_log_that_nobody_carries_ends_its_epoch_instead_of_growing_for_ever(opened: Opener, redis_url: str) -> None:
     """At ten times its length."""
     log = opened(redis_url, key_ring=5)

@@ -113,12 +113,10 @@ class SimRemote:
 
         return self._ask("scan", scan, epoch, (-1, []))
 
-    def write_of(self, address: Address, envelope: Envelope | None, fence: float) -> tuple[str, Any, int, int]:
+    def write_of(self, address: Address, envelope: Envelope, fence: float) -> tuple[str, Any, int, int]:
         """As `RedisTier.write_of`, the envelope in the place of its bytes."""
-        key, milliseconds = storage_key(*address), round(fence * 1000)
-        if envelope is None:
-            return key, None, max(milliseconds, 1), milliseconds
-        return key, envelope, math.ceil(self._ttl(envelope.keep_until) * 1000), milliseconds
+        ttl = math.ceil(self._ttl(envelope.keep_until) * 1000)
+        return storage_key(*address), envelope, ttl, round(fence * 1000)
 
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
         return self._ask("take", lambda: self.server.take(name, token, ttl), name, True)

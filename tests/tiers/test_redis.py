@@ -286,11 +286,10 @@ def test_too_long_a_value_is_not_stored(make, redis_url):
 
 
 def test_the_parts_of_an_atomic_append(tier):
-    """Key without fleet and epoch, blob, milliseconds; without an envelope a burial."""
+    """Key without fleet and epoch, blob, milliseconds."""
     key, blob, ttl, fence = tier.write_of(HERE, envelope(5, keep=10), 605.0)
     assert (keys.storage_key(*HERE), 605_000) == (key, fence)
     assert (5, True) == (peek(blob).born, 9_000 < ttl <= 10_000)
-    assert (key, None, 605_000, 605_000) == tier.write_of(HERE, None, 605.0)
 
 
 # -- walking -------------------------------------------------------------------------------------

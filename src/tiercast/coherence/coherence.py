@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..errors import BarrierTimeout, BusUnavailable, DeliveryError
 from ..keys import decode_target
@@ -22,7 +21,7 @@ from .following import Following, member_name
 from .inbox import Apply, Duplicate, meaning_of
 from .log import LogUnavailable, Write
 from .notices import announced, question, questioned
-from .records import Draft, Kind, Malformed, decode_message, split
+from .records import Draft, Kind, Malformed, decode_message, split, written_once
 from .result import InvalidationResult
 from .together import Together
 
@@ -32,7 +31,7 @@ ANYTHING = 1 << 62
 """A position after every other: a record that waits in the outbox kills whatever is there."""
 
 
-@dataclass(frozen=True, slots=True)
+@written_once
 class Delivery:
     """What became of an append.
 

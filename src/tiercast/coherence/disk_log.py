@@ -27,7 +27,7 @@ from ..plans import Blocking, Plan
 from .disk_files import MAX_POSITION, DiskFiles, word_of
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .memory_log import FORGET_AFTER, StampName, stamp_names, stamp_record
-from .records import Draft, Kind, Record, decode_logged, encode_draft, stamp
+from .records import Draft, Kind, decode_logged, encode_draft, placed, stamp
 
 T = TypeVar("T")
 
@@ -103,12 +103,16 @@ class DiskLog:
         leases: Callable[[], float] = boot_time,
     ) -> None:
         self.files = DiskFiles(directory, timeout)
-        self.heads: Sequence[int] = self.files.heads
         self.retention = max(1, retention)
         self.stamp_bound = stamps
         self.carries = carries
         self.clock = clock or SystemClock()
         self._now = leases
+
+    @property
+    def heads(self) -> Sequence[int]:
+        """The mapped head."""
+        return self.files.heads
 
     def head_word(self) -> int:
         """Return the mapped head: one look into memory."""
@@ -139,16 +143,17 @@ class DiskLog:
                 self._fold(database, state)
             if since == (epoch, state.position):
                 head = self._head(state, position)
-                return Appended(position, Tail(head, _placed(drafts, epoch, state.position), word))
+                return Appended(position, Tail(head, placed(drafts, epoch, state.position), word))
             return Appended(position, self._tail(database, state._replace(position=position, word=word), since))
 
         try:
-            return (yield from self._transaction(work))
+            appended: Appended = yield Blocking(self.files.write, work)
         except LogUnavailable:
             if raised:  # on a full disk nobody else's transaction would come to set the head right
                 with suppress(LogUnavailable):
                     yield from self._transaction(lambda database: self._settled(database, None))
             raise
+        return appended
 
     def read(self, since: tuple[str, int]) -> Plan[Tail]:
         """Read what came after a position; done in place, as it never waits for a writer."""
@@ -283,10 +288,7 @@ class DiskLog:
     # -- inside a transaction ------------------------------------------------------------------------
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> Plan[T]:
-        try:
-            answer: T = yield Blocking(self.files.write, work)
-        finally:
-            self.heads = self.files.heads
+        answer: T = yield Blocking(self.files.write, work)
         return answer
 
     def _sound(self, database: sqlite3.Connection, since: tuple[str, int] | None) -> _State | None:
@@ -362,15 +364,6 @@ class DiskLog:
         now = self._now()
         rows = database.execute("SELECT name, epoch, applied, ends, digest FROM members")
         return tuple(Member(name, epoch, applied, now - ends, digest) for name, epoch, applied, ends, digest in rows)
-
-
-def _placed(drafts: Sequence[Draft], epoch: str, after: int) -> tuple[Record, ...]:
-    return tuple(
-        [
-            Record(each.kind, each.region, each.targets, each.soft, each.origin, each.sent, epoch, position)
-            for position, each in enumerate(drafts, after + 1)
-        ]
-    )
 
 
 def _read_stamp(kind: str, region: bytes, target: bytes, soft: int, position: int) -> tuple[StampName, int]:

@@ -6,8 +6,8 @@
 --
 -- Every operation first makes sure that the log is the one its readers know. An epoch belongs to one life of one
 -- server, so it ends where the run id or the replication id differ from those kept beside the head, or where any part
--- of the log is missing. Text that came from a caller is spliced, never decoded and encoded again; positions are
--- formatted with %.0f and stay exact up to 2^53.
+-- of the log is missing. Text that came from a caller is spliced, never decoded and encoded again; positions stay exact
+-- up to 2^53: Redis prints a number that it is passed with 17 digits, Lua in a text with 14, hence %.0f there.
 --
 -- Redis runs this text anew for each call, so a function costs at each call whether it is used or not: there are few,
 -- and each operation makes its own.
@@ -141,17 +141,23 @@ local function tail()
   return call('XRANGE', STREAM, format('%.0f-0', SINCE + 1), '+')
 end
 
--- Let go of what is older than the retention or beyond the length, never of what has not been carried.
+-- Let go of what is older than the retention or beyond the length, never of what has not been carried: of up to 256
+-- entries. Positions and times only grow, so that few have to be read: one, most of the time, which is to stay.
 local function trim()
-  local surplus, horizon, cut = call('XLEN', STREAM) - LENGTH, NOW - (OPTIONS.retention or 3600000), nil
-  for _, entry in ipairs(call('XRANGE', STREAM, '-', '+', 'COUNT', 256)) do
-    local position = tonumber(string.match(entry[1], '^(%d+)-'))
-    if position > CARRIED or position >= POSITION then
-      break
-    elseif surplus <= 0 and entry[2][1] == 'record' and (tonumber(entry[2][4]) or 0) >= horizon then
-      break
+  local surplus, horizon, oldest = call('XLEN', STREAM) - LENGTH, NOW - (OPTIONS.retention or 3600000), nil
+  local function may_go(from)
+    local entry = call('XRANGE', STREAM, from, '+', 'COUNT', 1)[1]
+    local position = entry and tonumber(string.match(entry[1], '^(%d+)-'))
+    oldest = oldest or position
+    -- What is no record has no time: it goes as the first, and says nothing of those before it.
+    if position and position <= CARRIED and position < POSITION and (position - oldest < surplus
+        or (tonumber(entry[2][4]) or from == '-' and 0 or NOW) < horizon) then
+      return position
     end
-    cut, surplus = position, surplus - 1
+  end
+  local cut, step = may_go('-'), 128
+  while cut and step >= 1 do
+    cut, step = may_go(format('%.0f-0', cut + step)) or cut, step / 2
   end
   if cut then
     call('XTRIM', STREAM, 'MINID', format('%.0f-0', cut + 1))
@@ -233,8 +239,8 @@ end
 
 -- ---------------------------------------------------------------- append
 
--- Operands: the drafts (options.drafts of them; all operands where it is not given), then blob, ttl ms and fence ms
--- for each of KEYS[5…]. options.covered: the writes leave nothing of the drafts' keys that would have to be carried.
+-- Operands: the drafts, then blob, ttl ms and fence ms for each of KEYS[5…]. options.keys: all drafts are key records,
+-- and were checked by their sender. options.covered: the writes leave nothing of the drafts' keys to be carried.
 if OPERATION ~= 'append' then
   return redis.error_reply('TIERCAST no such operation')
 end
@@ -295,27 +301,28 @@ local function stamp(said)
   end
 end
 
-local count = OPTIONS.drafts or (#ARGV - 3)
-local judgements, covered = {}, true
-for index = 1, count do
+local count = #ARGV - 3 - 3 * (#KEYS - 4)
+local stamping, covered = {}, OPTIONS.covered == true or not OPTIONS.keys
+for index = 1, OPTIONS.keys and 0 or count do
   local said, complaint = judged(ARGV[3 + index])
   if not said then
     return redis.error_reply('TIERCAST draft ' .. index .. ' is refused: ' .. complaint)
+  elseif said.kind ~= 'key' then
+    stamping[index] = said
+  elseif not OPTIONS.covered then
+    covered = false
   end
-  covered = covered and (said.kind ~= 'key' or OPTIONS.covered == true)
-  judgements[index] = said
 end
 
 local before, places, lines, index = POSITION, {}, {}, 1
 while index <= count do
-  local place = '{"v":1,"epoch":"' .. EPOCH .. format('","position":%.0f,', POSITION + 1)
-  local record = place .. sub(ARGV[3 + index], 2)
-  local added = pcall_('XADD', STREAM, format('%.0f-0', POSITION + 1), 'record', record, 'time', format('%.0f', NOW))
+  local place, rest = '{"v":1,"epoch":"' .. EPOCH .. format('","position":%.0f,', POSITION + 1), sub(ARGV[3 + index], 2)
+  local added = pcall_('XADD', STREAM, format('%.0f-0', POSITION + 1), 'record', place .. rest, 'time', NOW)
   if type(added) ~= 'table' then
     POSITION = POSITION + 1
-    places[index], lines[index] = place, sub(record, #place + 1)
-    if judgements[index].kind ~= 'key' then
-      stamp(judgements[index])
+    places[index], lines[index] = place, rest
+    if stamping[index] then
+      stamp(stamping[index])
     end
     index = index + 1
   elseif index == 1 and POSITION > 0 and find(added.err, 'equal or smaller', 1, true) then
@@ -361,7 +368,7 @@ if writing then
     else
       local value = sub(blob, 1, 4) .. born .. until_ .. sub(blob, 37)
       if ttl > 0 or sub(blob, 4, 4) == '2' then
-        call('SET', key, value, 'PX', format('%.0f', math.max(ttl, ends - NOW, 1)))
+        call('SET', key, value, 'PX', math.max(ttl, ends - NOW, 1))
       else
         call('SET', key, value)
       end
@@ -371,7 +378,7 @@ end
 if covered and CARRIED == before and (writing or not OPTIONS.covered) then
   CARRIED = POSITION
 end
-call('HSET', LOG, 'position', format('%.0f', POSITION), 'carried', format('%.0f', CARRIED))
+call('HSET', LOG, 'position', POSITION, 'carried', CARRIED)
 
 -- One message for the batch, a record a line, or several where it grows long. Each says how far L3 is clean, so that
 -- nobody has to ask.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..plans import Plan
-from .records import Draft, Record
+from .records import Draft, Record, written_once
 
 
 class Head(NamedTuple):
@@ -59,7 +59,7 @@ class Snapshot:
     """As in `Tail`."""
 
 
-@dataclass(frozen=True, slots=True)
+@written_once
 class Write:
     """The L3 half of an append on a single server: done in the same script as the append.
 

@@ -17,12 +17,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..connections import Script, Unavailable
-from ..keys import decode_target, storage_key
+from ..keys import target_storage_key
 from ..plans import Plan
 from . import redis_scripts as wire
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .notices import announcement
-from .records import Draft, Kind, Record, encode_draft, split
+from .records import Draft, Kind, Record, encode_draft, placed, split
 from .redis_bus import RedisBus
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class RedisLog:
         values: str | None = None,
     ) -> None:
         self.keys = wire.LogKeys.of(fleet)
+        self._four = self.keys.four()
         self.atomic_writes = not connections.is_cluster
         self._connections = connections
         self._clock = clock
@@ -83,8 +84,9 @@ class RedisLog:
         drafts = [part for draft in drafts for part in split(draft)]
         if not self.atomic_writes:
             writes = ()
-        covered = b',"covered":true' if writes and _covers(writes, drafts) else b""
-        options = b',"drafts":%d%b' % (len(drafts), covered)
+        options = b',"covered":true' if writes and _covers(writes, drafts) else b""
+        if all(draft.kind is Kind.KEY for draft in drafts):
+            options += b',"keys":true'
         if writes and self._seen is not None:
             options += b',"until":%d' % self._gives_up()
         operands: list[str | bytes | int] = [*map(encode_draft, drafts)]
@@ -94,7 +96,7 @@ class RedisLog:
         reply = yield from self._call("append", since, options, operands, names)
         head, _ = self._head(reply[0])
         if reply[1] == 1:
-            records: tuple[Record, ...] | None = wire.own_records(drafts, head.epoch, since[1])
+            records: tuple[Record, ...] | None = placed(drafts, head.epoch, since[1])
         else:
             records = wire.records_of(reply[1], since, head)
         return Appended(head.position, Tail(head, records), bool(reply[2]))
@@ -262,7 +264,7 @@ class RedisLog:
             LogUnavailable: whatever kept it from being run, or from answering.
         """
         command = self._script.call(
-            (*self.keys.four(), *names),
+            (*self._four, *names),
             operation,
             wire.fresh_epoch(),
             wire.options(self._options, since, options),
@@ -282,9 +284,9 @@ class RedisLog:
 def _covers(writes: Sequence[Write], drafts: Sequence[Draft]) -> bool:
     """Whether the writes leave nothing in L3 that the drafts' key records kill: nothing has to be carried then."""
     written = {write.key for write in writes}
-    return all(
-        storage_key(draft.region, *decode_target(target)) in written
-        for draft in drafts
-        if draft.kind is Kind.KEY
-        for target in draft.targets
-    )
+    for draft in drafts:
+        if draft.kind is Kind.KEY:
+            for target in draft.targets:
+                if target_storage_key(draft.region, target) not in written:
+                    return False
+    return True

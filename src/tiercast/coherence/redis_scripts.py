@@ -6,7 +6,7 @@ The script itself is `log.lua`; docs/protocol.md describes it for other language
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from .log import Head, Member
-from .records import Draft, Kind, Record, decode_logged
+from .records import Kind, Record, decode_logged
 
 SCRIPT: Final = files(__package__).joinpath("log.lua").read_text(encoding="utf-8")
 """The text of the script."""
@@ -126,23 +126,6 @@ def records_of(reply: Any, since: tuple[str, int], head: Head) -> tuple[Record, 
         records.append(decode_logged(data, head.epoch, expected))
         expected += 1
     return tuple(records) if expected == head.position + 1 else None
-
-
-def own_records(drafts: Iterable[Draft], epoch: str, before: int) -> tuple[Record, ...]:
-    """Return what a draft became where nothing else was appended: the script does not send it back."""
-    return tuple(
-        Record(
-            draft.kind,
-            draft.region,
-            draft.targets,
-            draft.soft,
-            draft.origin,
-            draft.sent,
-            epoch=epoch,
-            position=position,
-        )
-        for position, draft in enumerate(drafts, before + 1)
-    )
 
 
 def stamp_of(member: bytes, score: bytes, epoch: str) -> Record:

@@ -37,7 +37,7 @@ class Link:
         sock, replies = self.sock, self.replies
         remaining = deadline - time.monotonic()
         try:
-            self._limit(remaining)
+            self.limit(remaining)
             sock.sendall(payload)
             piece = PIECE
             while True:
@@ -48,7 +48,7 @@ class Link:
                 if len(replies.ready) >= count:
                     break
                 piece = LARGEST_PIECE if len(data) == piece else PIECE
-                self._limit(deadline - time.monotonic())
+                self.limit(deadline - time.monotonic())
         except TimeoutError as error:
             raise Unavailable("Redis did not answer in time") from error
         except OSError as error:
@@ -64,7 +64,12 @@ class Link:
         del ready[:count]
         return answers
 
-    def _limit(self, seconds: float) -> None:
+    def limit(self, seconds: float) -> None:
+        """Let each use of the socket take so many seconds, give or take 4 %.
+
+        Raises:
+            TimeoutError: that is none.
+        """
         # One system call less for each exchange while the limit stays about the same.
         if seconds <= 0:
             raise TimeoutError

@@ -109,7 +109,7 @@ class SocketListener:
         if self._closed:
             raise Unavailable("the listener was closed", dropped=True)
         try:
-            self._sock.settimeout(max(seconds, 0.0005))
+            self._link.limit(max(seconds, 0.0005))
             data = self._sock.recv(PIECE)
             if data:
                 self._replies.feed(data)

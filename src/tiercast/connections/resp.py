@@ -26,16 +26,25 @@ class Push(list[Any]):
     __slots__ = ()
 
 
+_SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(256))
+"""What stands before an argument of so many bytes, the end of the one before it included: formatting it costs as much again."""
+
+
 def _encode(command: Sequence[object], out: list[bytes]) -> None:
-    out.append(b"*%d\r\n" % len(command))
+    out.append(b"*%d" % len(command))
     for part in command:
-        if isinstance(part, str):
+        if part.__class__ is bytes:
+            data: Any = part
+        elif isinstance(part, str):
             data = part.encode()
         elif isinstance(part, bytes):
             data = part
         else:
             data = b"%d" % part if isinstance(part, int) else repr(part).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        size = len(data)
+        out.append(_SIZES[size] if size < 256 else b"\r\n$%d\r\n" % size)
+        out.append(data)
+    out.append(b"\r\n")
 
 
 def encode(commands: Iterable[Command], *, fuse: bool) -> tuple[bytes, list[int]]:
@@ -96,8 +105,6 @@ def spread(replies: list[Any], shape: list[int]) -> list[Any]:
 def _scalar(kind: int, line: bytes) -> Any:
     if kind == 43 or kind == 44 or kind == 40:  # + , (
         return int(line) if kind == 40 else line
-    if kind == 58:  # :
-        return int(line)
     if kind == 45:  # -
         return _error(line)
     if kind == 95:  # _
@@ -190,6 +197,9 @@ class Replies:
                         position = stop + 2
                         if kind != 36:
                             value = value[4:] if kind == 61 else _error(value)
+                elif kind == 58:  # :
+                    value = int(data[position + 1 : end])
+                    position = end + 2
                 elif kind == 42 or kind == 37 or kind == 126 or kind == 62:  # * % ~ >
                     length = int(data[position + 1 : end])
                     position = end + 2

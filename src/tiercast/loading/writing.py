@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..coherence.coherence import Delivery
 from ..coherence.log import Write
 from ..coherence.records import Draft, Kind
-from ..keys import decode_target, encode_target, storage_key
+from ..keys import decode_target, encode_target, storage_key, target_storage_key
 from ..plans import Blocking, Pause, Plan
 from ..region import LARGE
 from ..tiers.base import Guard
@@ -49,7 +49,7 @@ class Parcel:
 
 def key_draft(region: Region, addresses: Sequence[Address], *, soft: bool = False) -> Draft:
     """Return the key record of some addresses of one region."""
-    return Draft(Kind.KEY, region.name, tuple(encode_target(each.scope, each.key) for each in addresses), soft)
+    return Draft(Kind.KEY, region.name, tuple([encode_target(each.scope, each.key) for each in addresses]), soft)
 
 
 def put_many(
@@ -177,8 +177,9 @@ def bury(region: Region, addresses: Sequence[Address], *, soft: bool = False, re
     remote, coherence = region.remote, region.coherence
     fence = region.coherence.settings.fence
     atomic = remote is not None and coherence.log.atomic_writes and not soft
-    writes = [region.write_of(address, None, fence) for address in addresses] if atomic else []
-    delivery = yield from coherence.append([key_draft(region, addresses, soft=soft)], writes, require=require)
+    draft = key_draft(region, addresses, soft=soft)
+    writes = [_burial(target_storage_key(region.name, target), fence) for target in draft.targets] if atomic else []
+    delivery = yield from coherence.append([draft], writes, require=require)
     if delivery.delivered and not delivery.written and remote is not None and not soft:
         for address in addresses:
             yield from remote.bury(address, delivery.epoch, delivery.position or 0, fence)
@@ -254,8 +255,12 @@ def retag(
 def burials(drafts: Sequence[Draft], fence: float) -> list[Write]:
     """Return the L3 half of key records whose values are gone: fences."""
     return [
-        Write(storage_key(draft.region, *decode_target(target)), None, 0, int(fence * 1000))
+        _burial(storage_key(draft.region, *decode_target(target)), fence)
         for draft in drafts
         if draft.kind is Kind.KEY and not draft.soft
         for target in draft.targets
     ]
+
+
+def _burial(key: str, fence: float) -> Write:
+    return Write(key, None, 0, int(fence * 1000))

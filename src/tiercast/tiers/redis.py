@@ -220,16 +220,14 @@ class RedisTier:
         replies = yield from self._call_many(calls)
         return sum(reply for reply in replies or () if isinstance(reply, int))
 
-    def write_of(self, address: Address, envelope: Envelope | None, fence: float) -> tuple[str, bytes | None, int, int]:
+    def write_of(self, address: Address, envelope: Envelope, fence: float) -> tuple[str, bytes, int, int]:
         """Return the (key, blob, ttl, fence) of `coherence.log.Write`, for an append that stores in the same step.
 
-        The key is without fleet and epoch; times are in ms; a blob of None buries. The script that
-        stores it fills in `born`, and keeps the fence as PUT and BURY do.
+        The key is without fleet and epoch; times are in ms. The script that stores it fills in `born`, and keeps
+        the fence as PUT and BURY do.
         """
-        key, milliseconds = keys.storage_key(*address), round(fence * 1000)
-        if envelope is None:
-            return key, None, max(milliseconds, 1), milliseconds
-        return key, pack(envelope), self._ttl_ms(address.region, envelope.keep_until), milliseconds
+        ttl = self._ttl_ms(address.region, envelope.keep_until)
+        return keys.storage_key(*address), pack(envelope), ttl, round(fence * 1000)
 
     def _call(self, command: Command, *, retry: bool = False) -> Plan[Any]:
         """Answer the reply of one command; None where there is none."""
