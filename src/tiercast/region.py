@@ -350,7 +350,7 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
         TypeError, ValueError: a lone string, or a tag that is no str or is empty.
     """
     if tags is None or isinstance(tags, str):
-        hint = "() for none" if tags is None else f"the one string {tags!r}; write ({tags!r},)"
+        hint = "None; write ()" if tags is None else f"the one string {tags!r}; write ({tags!r},)"
         message = f"tags must be a sequence of str, not {hint}"
         raise TypeError(message)
     tags = tuple(tags)
