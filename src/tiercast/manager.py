@@ -135,7 +135,7 @@ class CacheManager(Invalidations, DecoratorMethods):
         with self.cache_context(region):
             yield self
 
-    def scoped(self, scope: str | None = None, /, **scope_params: Any) -> ScopedView:
+    def scoped(self, scope: str | None = None, **scope_params: Any) -> ScopedView:
         """Return the same operations confined to one scope: ``cache.scoped("user", org_id="o1", user_id="u1")``.
 
         Raises:

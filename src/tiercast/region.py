@@ -357,7 +357,7 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
         TypeError, ValueError: a lone string, or a tag that is no str or is empty.
     """
     if isinstance(tags, str) or not isinstance(tags, Iterable):
-        instead = f"the one string {tags!r}; write ({tags!r},)" if isinstance(tags, str) else f"{tags!r}; () for none"
+        instead = f"the one string {tags!r}; write ({tags!r},)" if isinstance(tags, str) else f"{tags!r}; () means none"
         message = f"tags must be a sequence of str, not {instead}"
         raise TypeError(message)
     tags = tuple(tags)

@@ -81,7 +81,7 @@ class TestStatus:
     def test_watching(self, workers: list[Worker], tiercast: Tiercast) -> None:
         """`--watch` shows it again and again until it is interrupted, and ends well."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "tiercast.cli", "status", "--watch", "--interval", "0.1"],
+            [sys.executable, "-m", "tiercast", "status", "--watch", "--interval", "0.1"],
             env={**tiercast.environ, "FORCE_COLOR": "1"},
             stdout=subprocess.PIPE,
             text=True,
@@ -293,7 +293,7 @@ class TestLog:
         """Records are shown as they come, until it is interrupted."""
         cache.invalidate_tags(["before"])
         process = subprocess.Popen(
-            [sys.executable, "-m", "tiercast.cli", "log", "tail", "--json"],
+            [sys.executable, "-m", "tiercast", "log", "tail", "--json"],
             env=tiercast.environ,
             stdout=subprocess.PIPE,
             text=True,
@@ -351,7 +351,7 @@ def test_without_the_extra(environ: dict[str, str], tmp_path: Path) -> None:
     """Where typer is not installed, the command names the extra."""
     (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
     environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environ['PYTHONPATH']}"
-    command = [sys.executable, "-m", "tiercast.cli", "status"]
+    command = [sys.executable, "-m", "tiercast", "status"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "pip install 'tiercast[cli]'" in done.stderr

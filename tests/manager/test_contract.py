@@ -345,6 +345,7 @@ class TestRegionsAndScopes:
         call(one.set, "k", 1, tags=["t"])
         call(two.set, "k", 2, tags=["t"])
         assert call(one.get, "k") == 1
+        assert call(cache.scoped(scope="user", org_id="o1", user_id="u1").get, "k") == 1
         assert call(cache.get, "k", scope="user", org_id="o1", user_id="u1") == 1
         assert call(cache.get, "k") is None
         call(one.invalidate_tags, ["t"])

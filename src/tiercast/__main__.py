@@ -1,0 +1,5 @@
+"""`python -m tiercast`: the command line."""
+
+from .cli import main
+
+main()

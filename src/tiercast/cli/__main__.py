@@ -1,5 +1,0 @@
-"""`python -m tiercast.cli`."""
-
-from . import main
-
-main()
