@@ -287,12 +287,10 @@ class Monitor:
         """Note records that were applied; called under the ledger's lock."""
         runtime = self._runtime
         me = runtime.coherence.member
-        wall = runtime.clock.wall()
-        host = me.rsplit(":", 2)[0]
         for record in records:
             if record.origin and record.origin != me and record.sent > 0:
-                same = record.origin.rsplit(":", 2)[0] == host
-                self.propagation["same" if same else "other"].observe(max(0.0, wall - record.sent))
+                same = record.origin.rsplit(":", 2)[0] == me.rsplit(":", 2)[0]
+                self.propagation["same" if same else "other"].observe(max(0.0, runtime.clock.wall() - record.sent))
             if self.listeners.invalidate:
                 self.listeners.post(
                     CacheEvent(
