@@ -6,6 +6,7 @@ import enum
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
+from ..checkpoint import Checkpoint
 from .stamps import Stamps
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class RegionLedger:
     Attributes:
         name: the region.
         checkpoint: moves with each record that can reach entries of the region other than by their key, so
-            that an entry whose mark equals it needs no judging. The mark is read *before* the entry is judged.
+            that an entry that carries it needs no judging. It is read *before* the entry is judged, and is of the
+            ledger's epoch.
     """
 
     __slots__ = ("checkpoint", "ledger", "name", "stamps", "waiting")
@@ -41,7 +43,7 @@ class RegionLedger:
     def __init__(self, name: str, ledger: Ledger) -> None:
         self.name = name
         self.ledger = ledger
-        self.checkpoint = ledger.local_sequence
+        self.checkpoint = Checkpoint(ledger.epoch, ledger.local_sequence)
         self.stamps = Stamps(ledger.stamp_bound)
         self.waiting = Stamps(ledger.stamp_bound)
 
@@ -98,7 +100,8 @@ class RegionLedger:
             key: the entry's.
             born: the entry's, of the ledger's epoch.
             tags: the entry's.
-            since: the checkpoint that the entry carries, up to which it was judged alive.
+            since: the tick of the checkpoint that the entry carries, up to which it was judged alive: no stamp came
+                between that and the entry's being stored.
             local: as for `judge`.
         """
         everywhere, own = self.ledger.everywhere, self.stamps

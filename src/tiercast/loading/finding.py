@@ -33,11 +33,12 @@ LARGE_COMPRESSED = LARGE // 16
 
 @dataclass(slots=True)
 class Found:
-    """What was found: a fresh entry and how far its tier vouches for it, or a spare."""
+    """What was found: a fresh entry and how far it is vouched for (see `Spare`), or a spare."""
 
     entry: Entry | None = None
     vouched: int = 0
     spare: Spare | None = None
+    local: int = 0
 
 
 def find(
@@ -200,7 +201,7 @@ def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
     if expires - entry.expires < entry.ttl / 10:
         return
     grace = region.settings.grace
-    entry.expires, entry.keep = expires, min(expires + grace, last)
+    entry.end_at(expires, min(expires + grace, last))
     region.schedule_look(entry, now)
     wall = region.clock.wall()
     for tier in region.below:

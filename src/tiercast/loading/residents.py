@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..coherence.causes import cause_of
 from ..coherence.judging import ALIVE, DEAD, STALE, UNKNOWN, Verdict
 from ..invalidation.ttl import kept
-from ..tiers.entry import Address, Entry, Envelope, MeteredEntry
+from ..tiers.entry import Address, DetailedEntry, Entry, Envelope, MeteredEntry
 from ..tiers.frozen import frozen
 
 if TYPE_CHECKING:
@@ -107,7 +107,10 @@ class Residents:
         if memory is not None and not self.copies and memory.touch_kind != "locked":
             self.hot = memory.entries
         metered = memory is not None and (memory.max_bytes is not None or memory.touch_kind == "visit")
-        self.entry_type = MeteredEntry if metered or self.cap is not None else Entry
+        detailed = self.below or self.settings.grace or self.settings.early_refresh
+        self.entry_type: type[Entry] = (
+            MeteredEntry if metered or self.cap is not None else DetailedEntry if detailed else Entry
+        )
         self._looks_early = self.settings.early_refresh > 0 or self.sliding
 
     # -- judging --------------------------------------------------------------------------
@@ -148,11 +151,9 @@ class Residents:
             checkpoint = self.view.checkpoint
             if entry.epoch != ledger.epoch:
                 return False
-            if entry.checked == checkpoint:
+            if entry.checked is checkpoint:
                 return True
-            verdict = self.view.judge_stamps(
-                address.scope, address.key, entry.born, entry.tags, entry.checked, entry.local
-            )
+            verdict = self.view.judge_stamps(address.scope, address.key, entry.born, entry.tags, entry.checked.tick)
             if verdict is DEAD:
                 self.counters.invalidated.add()
                 cause = cause_of(ledger, self.name, address.scope, address.key, entry.epoch, entry.born, entry.tags)
@@ -178,7 +179,7 @@ class Residents:
             checkpoint = view.checkpoint
             if (
                 entry.epoch != ledger.epoch
-                or view.judge_stamps(path, key, entry.born, entry.tags, entry.checked, entry.local) is not ALIVE
+                or view.judge_stamps(path, key, entry.born, entry.tags, entry.checked.tick) is not ALIVE
             ):
                 return MISS
             entry.checked = checkpoint
@@ -246,7 +247,7 @@ class Residents:
             if verdict is STALE:
                 entry.stale = True
             evicted: list[Evicted] = []
-            settled = self._settle(address, entry, self.ledger.local_sequence if local is None else local, evicted)
+            settled = self._settle(address, entry, evicted)
             self._evicted(evicted)
             return settled
 
@@ -259,7 +260,6 @@ class Residents:
         ledger, judge = self.ledger, self.view.judge
         now = self.clock.monotonic()
         with ledger.lock:
-            local = ledger.local_sequence
             for arrival in arrivals:
                 (_, scope, key), entry, wanted = arrival
                 verdict = judge(scope, key, entry.epoch, entry.born, entry.tags, vouched)
@@ -269,11 +269,11 @@ class Residents:
                     entry.stale = True
                 alive.append(arrival)
                 if wanted and now < entry.fresh_until:
-                    self._settle(arrival.address, entry, local, evicted)
+                    self._settle(arrival.address, entry, evicted)
             self._evicted(evicted)
         return alive
 
-    def _settle(self, address: Address, entry: Entry, local: int, evicted: list[Evicted]) -> bool:
+    def _settle(self, address: Address, entry: Entry, evicted: list[Evicted]) -> bool:
         """Give an entry that was judged its place in memory; the ledger's lock is held."""
         memory = self.memory
         if memory is None:
@@ -286,7 +286,6 @@ class Residents:
         if self.freezes:
             entry.value = frozen(entry.value)
         entry.checked = self.view.checkpoint
-        entry.local = local
         if self._looks_early or self.cap is not None:
             now = self.clock.monotonic()
             if self.cap is not None:
@@ -326,8 +325,8 @@ class Residents:
         if self.below:
             entry.capped = end
         else:
-            entry.expires = min(entry.expires, end)
-            entry.keep = min(entry.keep, entry.expires + self.settings.grace)
+            expires = min(entry.expires, end)
+            entry.end_at(expires, min(entry.keep, expires + self.settings.grace))
 
     # -- removing ---------------------------------------------------------------------------
 
