@@ -69,7 +69,7 @@ def test_an_entry_is_of_the_epoch_of_its_checkpoint(cache: CacheManager) -> None
 def arrival(region: Region, key: str, born: int, *, wanted: bool = True) -> Arrival:
     now = region.monotonic()
     entry = Entry(key, region.ledger.epoch, born, now, now + 100, now + 100, 100.0, own=False)
-    return Arrival(Address("default", "", key), entry, wanted)
+    return Address("default", "", key), entry, wanted
 
 
 def test_what_arrives_is_judged_and_kept_in_one_pass(cache: CacheManager) -> None:
@@ -81,7 +81,7 @@ def test_what_arrives_is_judged_and_kept_in_one_pass(cache: CacheManager) -> Non
     cache.invalidate_keys(["stale"], soft=True)
     arrivals = [arrival(region, key, born, wanted=key != "unwanted") for key in ("dead", "stale", "alive", "unwanted")]
     alive = region.take_in([*arrivals, arrival(region, "k", born - 1)], region.ledger.applied)
-    assert [each.address.key for each in alive] == ["stale", "alive", "unwanted"]
-    assert [each.entry.stale for each in alive] == [True, False, False]
+    assert [address.key for address, _, _ in alive] == ["stale", "alive", "unwanted"]
+    assert [entry.stale for _, entry, _ in alive] == [True, False, False]
     assert set(region.memory.entries) == {"k", "alive"}
     assert cache.get("k") == 1

@@ -73,7 +73,8 @@ class RegionLedger:
         if epoch != ledger.epoch:
             return DEAD
         name = (self.name, scope, key)
-        if ledger.hard.last.get(name, 0) > born:
+        hard, soft = ledger.hard.last, ledger.soft.last
+        if hard and hard.get(name, 0) > born:
             return DEAD
         verdict = self.judge_stamps(scope, key, born, tags, -1, 0 if local is None else local)
         if verdict is DEAD:
@@ -86,9 +87,7 @@ class RegionLedger:
                 verdict = STALE
         if born < ledger.floor and vouched < ledger.floor:
             return UNKNOWN
-        if ledger.soft.last.get(name, 0) > born:
-            return STALE
-        return verdict
+        return STALE if soft and soft.get(name, 0) > born else verdict
 
     def judge_stamps(
         self, scope: str, key: str, born: int, tags: Sequence[str], since: int = -1, local: int = 0

@@ -178,13 +178,15 @@ def make(lookup, clock, ledger, view, region, move, count):
 """
 _GET = """\
 def prepare(told, used, current, paths, lookup, clock, ledger, view, region, move, count):
-    def make(path, slow):
+    def make(path, slow, miss):
         {define} {name}(key, default=None, **place):
             {doc}
-            if not told and (not used or current() is None):
+            if not used or current() is None:
                 if not place:
-                    {own}
-                else:
+                    if not told:
+                        {own}
+                    return {wait}miss(region, path, key, default)
+                if not told:
                     {elsewhere}
             return {wait}slow(key, default, **place)
         return {name}
@@ -192,11 +194,11 @@ def prepare(told, used, current, paths, lookup, clock, ledger, view, region, mov
 """
 _DOC = "Return the value of a key, or `default` where nothing is cached. None is a value like any other."
 _ELSEWHERE = """try:
-    path = paths.get((*place, *place.values()))
+    place_path = paths.get((*place, *place.values()))
 except TypeError:
-    path = None
-if path is not None:
-    place_key = (path, key)
+    place_path = None
+if place_path is not None:
+    place_key = (place_path, key)
 """
 
 
@@ -225,7 +227,7 @@ def _get_maker(shape: Shape, _: str, scoped: bool, is_async: bool) -> Callable[.
         _GET.format(
             define="async def" if is_async else "def",
             name="get_async" if is_async else "get",
-            own=_indented(["place_key = (path, key)", *placed] if scoped else reading(shape), 20),
+            own=_indented(["place_key = (path, key)", *placed] if scoped else reading(shape), 24),
             elsewhere="pass"
             if scoped
             else _indented([*_ELSEWHERE.splitlines(), *(f"    {line}" for line in placed)], 20),
@@ -280,6 +282,6 @@ def bind_gets(operations: Any, base: type, region: Region, path: str, contexts: 
                 **parts_of(region),
             )
         slow = method.__get__(operations)
-        made = own[name] = make(path, slow)
+        made = own[name] = make(path, slow, operations._miss_async if is_async else operations._miss)
         made.__wrapped__, made.__self__ = slow, operations  # it looks like the method: signature and owner
     operations.__dict__.update(own)

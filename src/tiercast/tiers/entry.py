@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
@@ -29,6 +30,10 @@ class Address(NamedTuple):
     region: str
     scope: str
     key: str
+
+
+address_of = partial(tuple.__new__, Address)
+"""Makes an `Address` of a tuple of its parts, in half the time that a NamedTuple's own constructor takes."""
 
 
 @dataclass(slots=True)
