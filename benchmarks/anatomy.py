@@ -107,11 +107,13 @@ def below_parts(settings: Settings) -> dict[str, float]:
     functions: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
         "its name below (`storage_key`)": (lambda each: storage_key(*each), addresses),
         "envelope read: header, checksum, names (`unpack`)": (unpack, [data]),
-        "value decoded, entry made (`Region.revive`)": (lambda each: region.revive("disk", [(each, envelope)]), addresses),
+        "value decoded, entry made (`Region.revive_one`)": (
+            lambda each: region.revive_one("disk", each, envelope), addresses,
+        ),
         "  of that, orjson.loads": (orjson.loads, [envelope.payload]),
         "  of that, judged by the ledger (`Region.judge`)": (lambda each: region.judge(each, envelope, ledger.applied), addresses),
         "judged, promoted, another evicted (`Region.take_in`)": (
-            lambda each: region.take_in(region.revive("disk", [(each, envelope)]), ledger.applied), addresses,
+            lambda each: region.take_in([region.revive_one("disk", each, envelope)], ledger.applied), addresses,
         ),
     }  # fmt: skip
     taken = in_turn(
@@ -119,6 +121,6 @@ def below_parts(settings: Settings) -> dict[str, float]:
     )
     manager.close()
     found = {name: median(times) * 1e6 for name, times in taken.items()}
-    made = found["value decoded, entry made (`Region.revive`)"]
+    made = found["value decoded, entry made (`Region.revive_one`)"]
     found["judged, promoted, another evicted (`Region.take_in`)"] -= made  # an entry of its own each time
     return found

@@ -20,7 +20,7 @@ from .loading.writing import Position, put_many, restore, since_of
 from .plans import Pause, Plan, drive, drive_async
 from .region import MISS, Duration, Region, Ttl, seconds_of, tags_of
 from .standing import BATCH, BURST, Standing, several
-from .tiers.entry import Address
+from .tiers.entry import Address, address_of
 
 
 class Operations(Standing):
@@ -40,26 +40,29 @@ class Operations(Standing):
     ) -> Any:
         """Return the value of a key, or `default` where nothing is cached. None is a value like any other."""
         current, path = self._locate(region, scope, scope_params)
-        local_key: Hashable = (path, key) if path else key
-        value = current.hit(local_key)
-        if value is not MISS or (value := current.again(local_key, path, key)) is not MISS:
-            return value
-        return drive(self._get(current, path, key, default))
+        value = current.hit((path, key) if path else key)
+        return value if value is not MISS else self._miss(current, path, key, default)
 
     async def get_async(
         self, key: str, default: Any = None, *, region: str | None = None, scope: str | None = None, **scope_params: Any
     ) -> Any:
         """As `get`."""
         current, path = self._locate(region, scope, scope_params)
-        local_key: Hashable = (path, key) if path else key
-        value = current.hit(local_key)
-        if value is not MISS or (value := current.again(local_key, path, key)) is not MISS:
-            return value
-        return await drive_async(self._get(current, path, key, default))
+        value = current.hit((path, key) if path else key)
+        return value if value is not MISS else await self._miss_async(current, path, key, default)
+
+    def _miss(self, region: Region, path: str, key: str, default: Any) -> Any:
+        """`get` what the hit path does not serve."""
+        value = region.again((path, key) if path else key, path, key)
+        return value if value is not MISS else drive(self._get(region, path, key, default))
+
+    async def _miss_async(self, region: Region, path: str, key: str, default: Any) -> Any:
+        value = region.again((path, key) if path else key, path, key)
+        return value if value is not MISS else await drive_async(self._get(region, path, key, default))
 
     def _get(self, region: Region, path: str, key: str, default: Any) -> Plan[Any]:
         self._runtime.ready()
-        entry = yield from read(region, Address(region.name, path, validate_key(key)))
+        entry = yield from read(region, address_of((region.name, path, validate_key(key))))
         if entry is MISS:
             return default
         return (yield from handed_out(region, entry)) if region.copies else region.hand_out(entry)
@@ -356,13 +359,15 @@ class Operations(Standing):
         for start in range(0, len(keys), BATCH):
             if start:
                 yield Pause(0.0)
-            addresses = [Address(region.name, path, validate_key(key)) for key in keys[start : start + BATCH]]
+            addresses = [address_of((region.name, path, validate_key(key))) for key in keys[start : start + BATCH]]
             entries = yield from find_many(region, addresses)
             if region.copies:
                 for address, entry in entries.items():
                     values[address.key] = yield from handed_out(region, entry)
             else:
-                values.update((address.key, region.hand_out(entry)) for address, entry in entries.items())
+                hand_out = region.hand_out
+                for address, entry in entries.items():
+                    values[address.key] = hand_out(entry)
         return values
 
     # -- where this process stands --------------------------------------------------------------

@@ -255,32 +255,47 @@ class Region(Residents):
 
     def revive(self, tier: str, found: Sequence[tuple[Address, Envelope]], as_type: Any = None) -> list[Arrival]:
         """Make the entries of what a tier below holds; what cannot be read is counted and left out, what is over too."""
-        version, epoch, make = self.settings.version, self.ledger.epoch, self.entry_type
-        wall = self.clock.wall()
-        shift = self.clock.monotonic() - wall
-        found = [pair for pair in found if pair[1].version == version and pair[1].keep_until > wall]
-        values = self.serializers[tier].load_many([envelope for _, envelope in found], as_type)
-        arrivals = []
-        for (address, envelope), value in zip(found, values, strict=True):
+        version, wall = self.settings.version, self.clock.wall()
+        shift = self.monotonic() - wall
+        current = [each for each in found if each[1].version == version and each[1].keep_until > wall]
+        values = self.serializers[tier].load_many([envelope for _, envelope in current], as_type)
+        arrivals: list[Arrival] = []
+        for (address, envelope), value in zip(current, values, strict=True):
             if value.__class__ is UnreadableValue:
                 self.counters.corrupt.add()
-                continue
-            entry = make(
-                value,
-                epoch if envelope.epoch == epoch else envelope.epoch,  # one str for all
-                envelope.born,
-                envelope.created + shift,
-                envelope.fresh_until + shift,
-                envelope.keep_until + shift,
-                envelope.ttl,
-                envelope.cost,
-                envelope.tags,
-                False,
-            )
-            if envelope.flags & STALE:
-                entry.stale = True
-            arrivals.append(Arrival(address, entry, as_type is not None or not envelope.flags & TYPED))
+            else:
+                arrivals.append(self._arrival(address, envelope, value, shift, as_type))
         return arrivals
+
+    def revive_one(self, tier: str, address: Address, envelope: Envelope, as_type: Any = None) -> Arrival | None:
+        """`revive` one; None where it is left out."""
+        wall = self.clock.wall()
+        if envelope.version != self.settings.version or envelope.keep_until <= wall:
+            return None
+        value = self.serializers[tier].load_one(envelope, as_type)
+        if value.__class__ is UnreadableValue:
+            self.counters.corrupt.add()
+            return None
+        return self._arrival(address, envelope, value, self.monotonic() - wall, as_type)
+
+    def _arrival(self, address: Address, envelope: Envelope, value: Any, shift: float, as_type: Any) -> Arrival:
+        """Make the entry of an envelope; `shift`: what the monotonic clock is ahead of the wall clock."""
+        flags = envelope.flags
+        entry = self.entry_type(
+            value,
+            envelope.epoch,
+            envelope.born,
+            envelope.created + shift,
+            envelope.fresh_until + shift,
+            envelope.keep_until + shift,
+            envelope.ttl,
+            envelope.cost,
+            envelope.tags,
+            False,
+        )
+        if flags & STALE:
+            entry.stale = True
+        return address, entry, as_type is not None or not flags & TYPED
 
     def looks_large(self, value: Any) -> bool:
         """Whether encoding a value may take long enough to hold up an event loop."""

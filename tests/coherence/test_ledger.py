@@ -174,7 +174,7 @@ def test_an_entry_of_memory_that_is_judged_now_and_then_fares_as_if_judged_in_fu
                 alive, stale = alive and soft_, stale or soft_
         if alive and position in looks and checked != view.checkpoint:
             checkpoint = view.checkpoint
-            verdict = view.judge_stamps(thing.scope, thing.key, 0, thing.tags, checked)
+            verdict = view.judge_stamps(thing.scope, thing.key, 0, thing.tags, checked.tick)
             alive, stale, checked = verdict is not DEAD, stale or verdict is STALE, checkpoint
         truth = reference.judge(thing, 0)
         if checked == view.checkpoint:
@@ -275,7 +275,7 @@ def test_an_entry_of_memory_meets_each_waiting_record_once(waiting, thing, looks
         ledger.mark_pending(draft)
         if number in looks and checked != view.checkpoint and alive:
             checkpoint = view.checkpoint
-            verdict = view.judge_stamps(thing.scope, thing.key, 0, thing.tags, checked)
+            verdict = view.judge_stamps(thing.scope, thing.key, 0, thing.tags, checked.tick)
             alive, stale, checked = verdict is not DEAD, stale or verdict is STALE, checkpoint
         truth = Reference(rest[:number]).judge(thing, 0)
         if checked == view.checkpoint:
@@ -290,8 +290,8 @@ def test_what_was_judged_after_a_mark_is_not_judged_by_it_again():
     checked = view.checkpoint
     ledger.mark_pending(Draft(Kind.TAG, "", ("t2",)))
     assert view.checkpoint != checked
-    assert view.judge_stamps("", "a", 0, ("t1",), checked) is ALIVE
-    assert view.judge_stamps("", "a", 0, ("t1", "t2"), checked) is DEAD
+    assert view.judge_stamps("", "a", 0, ("t1",), checked.tick) is ALIVE
+    assert view.judge_stamps("", "a", 0, ("t1", "t2"), checked.tick) is DEAD
 
 
 def test_marks_made_since_the_outbox_was_looked_at_are_kept():
@@ -396,8 +396,8 @@ def test_a_glob_is_matched_against_what_was_judged_before_it_only_once():
     view = ledger.region("r1")
     checked = view.checkpoint
     ledger.apply(place(Draft(Kind.PATTERN, "r1", ("|[ab]",)), 2))
-    assert view.judge_stamps("", "a", 0, (), checked) is DEAD
-    assert view.judge_stamps("", "ab", 0, (), checked) is ALIVE, "judged before"
+    assert view.judge_stamps("", "a", 0, (), checked.tick) is DEAD
+    assert view.judge_stamps("", "ab", 0, (), checked.tick) is ALIVE, "judged before"
     assert view.judge_stamps("", "ab", 0, ()) is DEAD, "never judged"
 
 

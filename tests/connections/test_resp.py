@@ -33,6 +33,20 @@ def test_replies_are_the_same_however_the_bytes_are_cut(cuts):
     assert parser.idle
 
 
+@pytest.mark.parametrize("value", [b"", b"x", b"0", b"\r\n", b"$1\r\nx\r\n"])
+def test_an_answer_to_a_get_is_the_same_however_it_is_cut(value):
+    """One value and nothing else takes a shorter way where it arrives whole, and only there."""
+    data = b"$%d\r\n%b\r\n" % (len(value), value)
+    for cut in range(len(data)):
+        replies = Replies()
+        replies.feed(data[:cut])
+        assert replies.ready == []
+        replies.feed(data[cut:])
+        assert replies.ready == [value]
+        replies.feed(data + data)
+        assert replies.ready == [value] * 3
+
+
 def test_errors_are_values_that_begin_with_their_code():
     """An error reply becomes a ResponseError in its place, with the whole text."""
     parser = Replies()

@@ -12,8 +12,9 @@ from at_rest import idle, never, refuse, settle, stale_served
 from loaders import PATIENCE, Crowd, Gate, eventually
 from stacks import Sync, config_of
 from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LoadTimeout, LocalCacheConfig
-from tiercast.coherence.records import Kind, Record
+from tiercast.coherence.records import Draft, Kind, Record
 from tiercast.keys import encode_target
+from tiercast.loading.stale import Spare, servable
 from tiercast.loading.storing import put_disk
 from tiercast.plans import Plan, drive
 from tiercast.testing import FakeClock
@@ -51,6 +52,20 @@ class TestGrace:
         assert call(cache.get, "k") is None
         assert call(cache.ttl, "k") is None
         assert call(cache.multi_get, ["k"]) == {}
+
+    def test_a_record_that_waits_in_the_outbox_kills_what_was_found_before_it_only(
+        self, make: Make, call: Sync
+    ) -> None:
+        """How far memory vouches for waiting records is noted before the look; what is found below vouches for none."""
+        cache = make(ttl=10, grace=100)
+        call(cache.set, "k", "old")
+        region = cache._runtime.default
+        assert region.memory is not None
+        address, entry, ledger = region.address("k"), region.memory.entries["k"], region.ledger
+        with ledger.lock:
+            before, mark = ledger.local_sequence, ledger.mark_pending(Draft(Kind.KEY, "default", ("|k",)))
+            spares = [Spare(entry, ledger.applied, local=local) for local in (0, before, mark)]
+            assert [servable(region, address, spare) for spare in spares] == [False, False, True]
 
     def test_without_grace_an_error_is_an_error(self, make: Make, call: Sync, clock: FakeClock) -> None:
         """No grace, nothing older is served."""

@@ -26,7 +26,7 @@ def entry(value=None, *, born=1, size=1, keep=1e9):
 def put(tier, key, *args, **kwargs):
     made = kwargs.pop("made", None) or entry(key)
     with tier.lock:
-        return [(gone.key, gone.cause) for gone in tier.insert(key, made, *args, **kwargs)]
+        return [(gone, cause) for gone, _, cause in tier.insert(key, made, *args, **kwargs)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -78,12 +78,12 @@ def test_sieve_spares_what_was_visited():
         tier.insert(key, entry())
     for key in "ABG":
         tier.touch(key, tier.get(key))
-    assert [gone.key for gone in tier.insert("H", entry())] == ["C"]
+    assert [key for key, _, _ in tier.insert("H", entry())] == ["C"]
     tier.touch("A", tier.get("A"))
     tier.touch("D", tier.get("D"))
-    assert [gone.key for gone in tier.insert("I", entry())] == ["E"]
-    assert [gone.key for gone in tier.insert("B", entry())] == []
-    assert [gone.key for gone in tier.insert("J", entry())] == ["F"]
+    assert [key for key, _, _ in tier.insert("I", entry())] == ["E"]
+    assert [key for key, _, _ in tier.insert("B", entry())] == []
+    assert [key for key, _, _ in tier.insert("J", entry())] == ["F"]
     assert sorted(key for key, _ in tier.items()) == list("ABDGHIJ")
 
 
@@ -94,7 +94,7 @@ def test_sieve_spares_once_however_often_something_was_read():
         tier.insert(key, entry())
     for key in "AAAB":
         tier.touch(key, tier.get(key))
-    assert [gone.key for gone in tier.insert("C", entry())] == ["A"]
+    assert [key for key, _, _ in tier.insert("C", entry())] == ["A"]
 
 
 def test_s3fifo_lets_one_hit_wonders_go_and_remembers_the_rest():
@@ -144,7 +144,7 @@ def test_a_ttl_cache_is_followed_when_it_expires_entries():
     assert tier.get("a").value == "A"
     now[0] = 6.0
     assert tier.get("a") is None
-    assert [(gone.key, gone.cause) for gone in tier.insert("c", entry("C"))] == [("b", "policy")]
+    assert [(key, cause) for key, _, cause in tier.insert("c", entry("C"))] == [("b", "policy")]
     assert [key for key, _ in tier.items()] == ["c"]
     tier.check()
 
@@ -154,14 +154,14 @@ def test_a_users_cache_sees_plain_values():
     cache = cachetools.LRUCache(100, getsizeof=len)
     tier = MemoryTier(None, policy=cache)
     tier.insert("a", entry("x" * 60))
-    assert [(gone.key, gone.cause) for gone in tier.insert("b", entry("x" * 60))] == [("a", "policy")]
-    assert [(gone.key, gone.cause) for gone in tier.insert("c", entry("x" * 101))] == [("c", "too_large")]
+    assert [(key, cause) for key, _, cause in tier.insert("b", entry("x" * 60))] == [("a", "policy")]
+    assert [(key, cause) for key, _, cause in tier.insert("c", entry("x" * 101))] == [("c", "too_large")]
     assert [key for key, _ in tier.items()] == ["b"]
     tier.check()
     timed = cachetools.TLRUCache(10, ttu=lambda key, value, now: now + value, timer=lambda: 0.0)
     tier = MemoryTier(None, policy=timed)
     assert tier.insert("a", entry(5)) == []
-    assert [gone.key for gone in tier.insert("b", entry(-1))] == ["b"]
+    assert [key for key, _, _ in tier.insert("b", entry(-1))] == ["b"]
     assert [key for key, _ in tier.items()] == ["a"]
     tier.check()
 
@@ -186,7 +186,7 @@ def test_a_users_own_policy_chooses():
     tier.insert("b", entry())
     tier.get("b")
     assert cache.reads == 1
-    assert [gone.key for gone in tier.insert("cc", entry())] == ["aaa"]
+    assert [key for key, _, _ in tier.insert("cc", entry())] == ["aaa"]
     assert sorted(key for key, _ in tier.items()) == ["b", "cc"]
 
 

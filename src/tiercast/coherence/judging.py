@@ -6,6 +6,7 @@ import enum
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
+from ..checkpoint import Checkpoint
 from .stamps import Stamps
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class RegionLedger:
     Attributes:
         name: the region.
         checkpoint: moves with each record that can reach entries of the region other than by their key, so
-            that an entry whose mark equals it needs no judging. The mark is read *before* the entry is judged.
+            that an entry that carries it needs no judging. It is read *before* the entry is judged, and is of the
+            ledger's epoch.
     """
 
     __slots__ = ("checkpoint", "ledger", "name", "stamps", "waiting")
@@ -41,7 +43,7 @@ class RegionLedger:
     def __init__(self, name: str, ledger: Ledger) -> None:
         self.name = name
         self.ledger = ledger
-        self.checkpoint = ledger.local_sequence
+        self.checkpoint = Checkpoint(ledger.epoch, ledger.local_sequence)
         self.stamps = Stamps(ledger.stamp_bound)
         self.waiting = Stamps(ledger.stamp_bound)
 
@@ -71,7 +73,8 @@ class RegionLedger:
         if epoch != ledger.epoch:
             return DEAD
         name = (self.name, scope, key)
-        if ledger.hard.last.get(name, 0) > born:
+        hard, soft = ledger.hard.last, ledger.soft.last
+        if hard and hard.get(name, 0) > born:
             return DEAD
         verdict = self.judge_stamps(scope, key, born, tags, -1, 0 if local is None else local)
         if verdict is DEAD:
@@ -84,9 +87,7 @@ class RegionLedger:
                 verdict = STALE
         if born < ledger.floor and vouched < ledger.floor:
             return UNKNOWN
-        if ledger.soft.last.get(name, 0) > born:
-            return STALE
-        return verdict
+        return STALE if soft and soft.get(name, 0) > born else verdict
 
     def judge_stamps(
         self, scope: str, key: str, born: int, tags: Sequence[str], since: int = -1, local: int = 0
@@ -98,7 +99,8 @@ class RegionLedger:
             key: the entry's.
             born: the entry's, of the ledger's epoch.
             tags: the entry's.
-            since: the checkpoint that the entry carries, up to which it was judged alive.
+            since: the tick of the checkpoint that the entry carries, up to which it was judged alive: no stamp came
+                between that and the entry's being stored.
             local: as for `judge`.
         """
         everywhere, own = self.ledger.everywhere, self.stamps

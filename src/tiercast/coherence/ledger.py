@@ -18,6 +18,7 @@ import math
 from collections.abc import Container, Iterable, Sequence
 from threading import RLock
 
+from ..checkpoint import Checkpoint
 from ..keys import decode_pattern_target, decode_target
 from .judging import RegionLedger, Verdict
 from .records import Draft, Kind, Record
@@ -239,7 +240,8 @@ class Ledger:
             audit(max(stamps.hard.newest, stamps.soft.newest) <= self.applied, "a stamp is ahead")
         for name, region in self.regions.items():
             audit(region.name == name and region.ledger is self, "a region is filed under another name")
-            audit(region.checkpoint <= self.local_sequence, "a checkpoint is ahead of the tick")
+            audit(region.checkpoint.epoch == self.epoch, "a checkpoint is of another epoch")
+            audit(region.checkpoint.tick <= self.local_sequence, "a checkpoint is ahead of the tick")
             region.waiting.check()
 
     # -- internals ------------------------------------------------------------------------------
@@ -301,9 +303,10 @@ class Ledger:
 
     def _move_checkpoints(self, region: str) -> None:
         """Move the checkpoint of a region; of all where none is named, or where its record counts for all."""
+        checkpoint = Checkpoint(self.epoch, self.local_sequence)
         view = self.regions.get(region)
         if view is not None:
-            view.checkpoint = self.local_sequence
+            view.checkpoint = checkpoint
             return
         for view in self.regions.values():
-            view.checkpoint = self.local_sequence
+            view.checkpoint = checkpoint

@@ -46,13 +46,14 @@ class Commands:
         retry: bool | None = None,
         node: int | None = None,
     ) -> None:
-        reads = is_read(commands)
+        if timeout is None or retry is None:
+            reads = is_read(commands)
+            timeout = (connections.read_timeout if reads else connections.write_timeout) if timeout is None else timeout
+            retry = reads if retry is None else retry
         self._connections = connections
         self._commands = commands
-        self._timeout = (
-            (connections.read_timeout if reads else connections.write_timeout) if timeout is None else timeout
-        )
-        self._again = reads if retry is None else retry
+        self._timeout = timeout
+        self._again = retry
         self._node = node
 
     def run(self) -> list[Any]:
@@ -217,6 +218,10 @@ class RedisConnections:
             node: which of a Cluster's masters gets the commands without a key (`master_count`).
         """
         return Commands(self, commands, timeout, retry=retry, node=node)
+
+    def gets(self, names: Sequence[str]) -> Commands:
+        """Return the request that reads the values of some keys."""
+        return Commands(self, [("GET", name) for name in names], self.read_timeout, retry=True)
 
     def execute(self, commands: Sequence[Command], timeout: float | None = None) -> list[Any]:
         """Send commands from this thread; see `Commands`."""

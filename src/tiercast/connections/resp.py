@@ -7,7 +7,7 @@ answered in the shapes of version 2: a map is a flat list, a boolean 0 or 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from .base import Command
@@ -47,7 +47,7 @@ def _encode(command: Sequence[object], out: list[bytes]) -> None:
     out.append(b"\r\n")
 
 
-def encode(commands: Iterable[Command], *, fuse: bool) -> tuple[bytes, list[int]]:
+def encode(commands: Sequence[Command], *, fuse: bool) -> tuple[bytes, list[int]]:
     """Encode commands for the wire.
 
     Args:
@@ -58,9 +58,11 @@ def encode(commands: Iterable[Command], *, fuse: bool) -> tuple[bytes, list[int]
         The bytes, and for each reply to expect how many commands it answers: 0 for one command and
         its own reply, n for a list of n replies to n GETs.
     """
+    if len(commands) == 1 and commands[0][0] == "GET":  # a read of one key: most of what is sent
+        return _gets((commands[0][1],)), [0]
     out: list[bytes] = []
     shape: list[int] = []
-    run: list[object] = []
+    run: list[str | bytes] = []
     for command in commands:
         if fuse and command[0] == "GET":
             run.append(command[1])
@@ -75,16 +77,21 @@ def encode(commands: Iterable[Command], *, fuse: bool) -> tuple[bytes, list[int]
     return b"".join(out), shape
 
 
-def _end_run(run: list[object], out: list[bytes], shape: list[int]) -> None:
+def _end_run(run: list[str | bytes], out: list[bytes], shape: list[int]) -> None:
     if not run:
         return
-    if len(run) == 1:
-        _encode(("GET", run[0]), out)
-        shape.append(0)
-    else:
-        _encode(("MGET", *run), out)
-        shape.append(len(run))
+    out.append(_gets(run))
+    shape.append(len(run) if len(run) > 1 else 0)
     run.clear()
+
+
+def _gets(names: Sequence[str | bytes]) -> bytes:
+    """Encode a GET of one key, or an MGET of several."""
+    parts = [name.encode() if isinstance(name, str) else name for name in names]
+    if len(parts) == 1:
+        return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(parts[0]), parts[0])
+    head = b"*%d\r\n$4\r\nMGET\r\n" % (len(parts) + 1)
+    return head + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
 def spread(replies: list[Any], shape: list[int]) -> list[Any]:
@@ -162,6 +169,12 @@ class Replies:
             self._missing = 0
         elif self._rest:
             data = self._rest + data
+        elif data[:1] == b"$" and not self._open:
+            # One value and nothing else, the answer to a GET: most of what arrives.
+            end = data.find(b"\r\n")
+            if end > 0 and data[1:end] == b"%d" % (len(data) - end - 4):
+                self.ready.append(data[end + 2 : -2])
+                return
         self._rest = b""
         end = self._parse(data)
         if end < len(data):

@@ -33,11 +33,12 @@ LARGE_COMPRESSED = LARGE // 16
 
 @dataclass(slots=True)
 class Found:
-    """What was found: a fresh entry and how far its tier vouches for it, or a spare."""
+    """What was found: a fresh entry and how far it is vouched for (see `Spare`), or a spare."""
 
     entry: Entry | None = None
     vouched: int = 0
     spare: Spare | None = None
+    local: int = 0
 
 
 def find(
@@ -74,13 +75,15 @@ def find(
         if envelope is None:
             continue
         vouched = vouched_by(reading.vouched, epoch, carried)
-        arrivals = yield from opened(region, tier, [(address, envelope)], as_type)
-        if fresher is not None:
-            arrivals = [each for each in arrivals if is_fresher(each.entry, fresher)]
-        alive = region.take_in(arrivals, vouched)
-        if not alive:
+        arrival: Arrival | None
+        if is_large(envelope):
+            arrival = yield Blocking(region.revive_one, tier.name, address, envelope, as_type)
+        else:
+            arrival = region.revive_one(tier.name, address, envelope, as_type)
+        newer = arrival is not None and (fresher is None or is_fresher(arrival[1], fresher))
+        if arrival is None or not newer or not region.take_in((arrival,), vouched):
             continue
-        entry = alive[0].entry
+        _, entry, _ = arrival
         if entry.stale or region.clock.monotonic() >= entry.expires:
             if spare is None or entry.expires > spare.entry.expires:
                 spare = Spare(entry, vouched, proven)
@@ -114,10 +117,12 @@ def find_many(region: Region, addresses: Sequence[Address], *, promote: bool = T
 def _find_some(
     region: Region, addresses: Sequence[Address], found: dict[Address, Entry], *, proven: bool, promote: bool
 ) -> Plan[None]:
+    sought = len(found) + len(addresses)
     missing: list[Address] = []
     held = () if region.memory is None else region.memory.entries
+    local_key_of = region.local_key
     for address in addresses:
-        local_key = region.local_key(address)
+        local_key = local_key_of(address)
         if local_key not in held:
             missing.append(address)
             continue
@@ -132,7 +137,7 @@ def _find_some(
     for tier in region.below if proven else ():
         if missing:
             yield from _find_in(region, tier, missing, found, promote=promote)
-            missing = [address for address in missing if address not in found]
+            missing = [address for address in missing if address not in found] if len(found) < sought else []
     for address in missing if promote else ():
         region.missed(address)
 
@@ -148,20 +153,24 @@ def _find_in(
     for start in range(0, len(envelopes), BREATH):
         if len(envelopes) > BREATH:  # reading them was a stretch of its own
             yield Pause(0.0)
-        arrivals = yield from opened(region, tier, envelopes[start : start + BREATH])
+        some = envelopes[start : start + BREATH]
+        large = any(is_large(envelope) for _, envelope in some)
+        arrivals: list[Arrival] = (
+            (yield Blocking(region.revive, tier.name, some)) if large else region.revive(tier.name, some)
+        )
         if not promote:
-            arrivals = [each._replace(wanted=False) for each in arrivals]
+            arrivals = [(address, entry, False) for address, entry, _ in arrivals]
         now = region.clock.monotonic()
-        fresh = {
-            address: entry
+        fresh = [
+            (address, entry)
             for address, entry, _ in region.take_in(arrivals, vouched)
             if not entry.stale and now < entry.expires
-        }
+        ]
         found.update(fresh)
         if promote:
-            region.found_below(tier, tuple(fresh))
+            region.found_below(tier, [address for address, _ in fresh])
             if tier is region.remote and region.disk is not None:
-                for address in fresh:
+                for address, _ in fresh:
                     yield from put_disk(region, address, reading.found[address], vouched, behind=True)
 
 
@@ -179,15 +188,9 @@ def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:
     return pair[1] if pair[0] == epoch else 0
 
 
-def opened(
-    region: Region, tier: Tier, found: Sequence[tuple[Address, Envelope]], as_type: Any = None
-) -> Plan[list[Arrival]]:
-    """Return the entries of envelopes, without those that cannot be read or are over; large ones hold up no loop."""
-    for _, envelope in found:
-        if len(envelope.payload) > (LARGE_COMPRESSED if envelope.compressed else LARGE):
-            arrivals: list[Arrival] = yield Blocking(region.revive, tier.name, found, as_type)
-            return arrivals
-    return region.revive(tier.name, found, as_type)
+def is_large(envelope: Envelope) -> bool:
+    """Whether decoding an envelope's value may take long enough to hold up an event loop."""
+    return len(envelope.payload) > (LARGE_COMPRESSED if envelope.compressed else LARGE)
 
 
 def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
@@ -200,7 +203,7 @@ def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
     if expires - entry.expires < entry.ttl / 10:
         return
     grace = region.settings.grace
-    entry.expires, entry.keep = expires, min(expires + grace, last)
+    entry.end_at(expires, min(expires + grace, last))
     region.schedule_look(entry, now)
     wall = region.clock.wall()
     for tier in region.below:

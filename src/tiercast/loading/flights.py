@@ -101,10 +101,11 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A loaded or found entry on its way to all who waited, and the position up to which it is vouched for."""
+    """A loaded or found entry on its way to all who waited, and up to where it is vouched for (see `Spare`)."""
 
     entry: Any
     vouched: int
+    local: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ Implementation notes.
             entry is not None
             and (now := clock()) < entry.fresh_until        # expiry, early refresh, sliding
             and now < ledger.proven_until                   # no heartbeat, no hit
-            and entry.checked == view.checkpoint            # no tag, scope, pattern or region record since
+            and entry.checked is view.checkpoint            # no tag, scope, pattern or region record since
             and region.heads[0] == ledger.head_word         # the disk log: no record of any process of the host
         ):
             move(key)                                       # LRU; another policy notes the visit, or nothing
@@ -100,7 +100,7 @@ def reading(shape: Shape, key: str = "key", prefix: str = "", *more: str) -> lis
         f"    {p}entry is not None",
         f"    and ({p}now := {p}clock()) < {p}entry.fresh_until",
         f"    and {p}now < {p}ledger.proven_until",
-        f"    and {p}entry.checked == {p}view.checkpoint",
+        f"    and {p}entry.checked is {p}view.checkpoint",
         *([f"    and {p}region.heads[0] == {p}ledger.head_word"] if shape.heads else []),
         "):",
         *(f"    {line}" for line in (*touch, *count, *more, f"return {p}entry.value")),
@@ -168,7 +168,7 @@ def make(lookup, clock, ledger, view, region, move, count):
         for key in keys:
             {place}
             entry = lookup(place_key)
-            if entry is not None and now < entry.fresh_until and entry.checked == checkpoint:
+            if entry is not None and now < entry.fresh_until and entry.checked is checkpoint:
                 {touch}
                 found[key] = entry.value
             else:
@@ -178,13 +178,15 @@ def make(lookup, clock, ledger, view, region, move, count):
 """
 _GET = """\
 def prepare(told, used, current, paths, lookup, clock, ledger, view, region, move, count):
-    def make(path, slow):
+    def make(path, slow, miss):
         {define} {name}(key, default=None, **place):
             {doc}
-            if not told and (not used or current() is None):
+            if not used or current() is None:
                 if not place:
-                    {own}
-                else:
+                    if not told:
+                        {own}
+                    return {wait}miss(region, path, key, default)
+                if not told:
                     {elsewhere}
             return {wait}slow(key, default, **place)
         return {name}
@@ -192,21 +194,22 @@ def prepare(told, used, current, paths, lookup, clock, ledger, view, region, mov
 """
 _DOC = "Return the value of a key, or `default` where nothing is cached. None is a value like any other."
 _ELSEWHERE = """try:
-    path = paths.get((*place, *place.values()))
+    place_path = paths.get((*place, *place.values()))
 except TypeError:
-    path = None
-if path is not None:
-    place_key = (path, key)
+    place_path = None
+if place_path is not None:
+    place_key = (place_path, key)
 """
 
 
+# By class as well: the interpreter reads a slot fastest where a piece of code has met entries of one class only.
 @lru_cache(maxsize=64)
-def _hit_maker(shape: Shape) -> Callable[..., Any]:
+def _hit_maker(shape: Shape, _: str) -> Callable[..., Any]:
     return _made(_HIT.format(reading=_indented(reading(shape), 8)), "make")
 
 
 @lru_cache(maxsize=64)
-def _hits_maker(shape: Shape) -> Callable[..., Any]:
+def _hits_maker(shape: Shape, _: str) -> Callable[..., Any]:
     return _made(
         _HITS.format(
             heads=" or region.heads[0] != ledger.head_word" if shape.heads else "",
@@ -218,13 +221,13 @@ def _hits_maker(shape: Shape) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=64)
-def _get_maker(shape: Shape, scoped: bool, is_async: bool) -> Callable[..., Any]:
+def _get_maker(shape: Shape, _: str, scoped: bool, is_async: bool) -> Callable[..., Any]:
     placed = reading(shape, "place_key")
     return _made(
         _GET.format(
             define="async def" if is_async else "def",
             name="get_async" if is_async else "get",
-            own=_indented(["place_key = (path, key)", *placed] if scoped else reading(shape), 20),
+            own=_indented(["place_key = (path, key)", *placed] if scoped else reading(shape), 24),
             elsewhere="pass"
             if scoped
             else _indented([*_ELSEWHERE.splitlines(), *(f"    {line}" for line in placed)], 20),
@@ -248,12 +251,13 @@ def _made(text: str, name: str) -> Callable[..., Any]:
 def make_hit(region: Region, miss: object, *, told: bool = False) -> Callable[[Hashable], Any]:
     """Return the function that answers the value of a key of memory, or `miss` where a closer look is needed."""
     shape = shape_of(region)
-    return _hit_maker(shape._replace(touch="told") if told else shape)(miss=miss, **parts_of(region))  # type: ignore[no-any-return]
+    shape = shape._replace(touch="told") if told else shape
+    return _hit_maker(shape, region.entry_type.__name__)(miss=miss, **parts_of(region))  # type: ignore[no-any-return]
 
 
 def make_hits(region: Region) -> Callable[[list[str], str], tuple[dict[str, Any], list[str]]]:
     """Return the function that reads several keys of a scope: what memory serves, uncounted, and the keys of the rest."""
-    return _hits_maker(shape_of(region))(**parts_of(region))  # type: ignore[no-any-return]
+    return _hits_maker(shape_of(region), region.entry_type.__name__)(**parts_of(region))  # type: ignore[no-any-return]
 
 
 def bind_gets(operations: Any, base: type, region: Region, path: str, contexts: Contexts) -> None:
@@ -269,7 +273,7 @@ def bind_gets(operations: Any, base: type, region: Region, path: str, contexts: 
             continue
         make = contexts.makers.get((region, path != "", is_async))
         if make is None:
-            prepare = _get_maker(shape_of(region), path != "", is_async)
+            prepare = _get_maker(shape_of(region), region.entry_type.__name__, path != "", is_async)
             make = contexts.makers[region, path != "", is_async] = prepare(
                 told=region.told,
                 used=contexts.used,
@@ -278,6 +282,6 @@ def bind_gets(operations: Any, base: type, region: Region, path: str, contexts: 
                 **parts_of(region),
             )
         slow = method.__get__(operations)
-        made = own[name] = make(path, slow)
+        made = own[name] = make(path, slow, operations._miss_async if is_async else operations._miss)
         made.__wrapped__, made.__self__ = slow, operations  # it looks like the method: signature and owner
     operations.__dict__.update(own)

@@ -104,9 +104,11 @@ def read(region: Region, address: Address, want: Want | None = None) -> Plan[Ent
     """Find, or with `want` load, the entry of an address; MISS where there is none."""
     proven = region.coherence.proven() or (yield from region.coherence.prove())
     local_key = region.local_key(address)
-    if want is not None and want.force:
-        return served(region, (yield from fetch(Errand(region, address, local_key, want, None, proven))))
-    vouched = region.ledger.applied  # before the look: key records take their keys out of memory at once
+    vouched = local = 0
+    if want is not None:
+        if want.force:
+            return served(region, (yield from fetch(Errand(region, address, local_key, want, None, proven))))
+        vouched, local = _reached(region)
     entry, state = region.look(local_key, address, proven=proven)
     if entry is not None and state in (State.FRESH, State.DUE):
         region.counters.hits.add()
@@ -114,16 +116,29 @@ def read(region: Region, address: Address, want: Want | None = None) -> Plan[Ent
         if region.sliding:
             yield from slide(region, address, entry)
         if state is State.DUE and want is not None and may_refresh(region, address, local_key, entry):
-            yield from refresh_behind(Errand(region, address, local_key, want, Spare(entry, vouched), proven))
+            yield from refresh_behind(
+                Errand(region, address, local_key, want, Spare(entry, vouched, local=local), proven)
+            )
         return entry
     if want is not None:
-        spare = Spare(entry, vouched, proven) if entry is not None else None
+        spare = Spare(entry, vouched, proven, local) if entry is not None else None
         return served(region, (yield from fetch(Errand(region, address, local_key, want, spare, proven))))
     found = yield from find(region, address, proven=proven)
     if found.entry is None:
         region.missed(address)
         return MISS
     return found.entry
+
+
+def _reached(region: Region) -> tuple[int, int]:
+    """Return (`applied`, `local_sequence`), up to which memory vouches at a later look.
+
+    Key records take their keys out of memory at once. Under the lock: without it, the mark of a key might be there
+    already, and the key not yet out of memory.
+    """
+    ledger = region.ledger
+    with ledger.lock:
+        return ledger.applied, ledger.local_sequence
 
 
 def fetch(errand: Errand) -> Plan[Entry]:
@@ -174,13 +189,14 @@ def _standing(errand: Errand) -> tuple[Entry | None, Errand]:
     region, local_key = errand.region, errand.local_key
     if errand.want.force:
         return None, errand
-    vouched, proven = region.ledger.applied, region.coherence.proven()
+    proven = region.coherence.proven()
+    vouched, local = _reached(region)
     entry, state = region.look(local_key, errand.address, proven=proven)
     if entry is not None and state in (State.FRESH, State.DUE):
         region.counters.hits.add()
         region.touch(local_key, entry)
         return entry, errand
-    return None, errand if entry is None else replace(errand, spare=Spare(entry, vouched, proven))
+    return None, errand if entry is None else replace(errand, spare=Spare(entry, vouched, proven, local))
 
 
 def _led(errand: Errand, flight: Flight) -> Plan[Entry]:
@@ -251,7 +267,7 @@ def _counts(errand: Errand, outcome: Any) -> bool:
     if not isinstance(outcome, Landed):
         return True
     entry = outcome.entry
-    if region.judge(errand.address, entry, outcome.vouched, entry.local) in (Verdict.DEAD, Verdict.UNKNOWN):
+    if region.judge(errand.address, entry, outcome.vouched, outcome.local) in (Verdict.DEAD, Verdict.UNKNOWN):
         return False
     return region.coherence.proven() or region.coherence.outlives_outage(entry)
 
@@ -279,7 +295,8 @@ def lead(errand: Errand, flight: Flight, *, behind: bool = False, detached: bool
     finally:
         with contextlib.suppress(ValueError):  # closed from another context, which never had the token
             leading.reset(token)
-    flights.land(flight, Landed(found.entry, found.vouched) if found.entry is not None else Older(found.spare))
+    entry = found.entry
+    flights.land(flight, Older(found.spare) if entry is None else Landed(entry, found.vouched, found.local))
     return found
 
 
@@ -301,7 +318,7 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
         if spare is None and found.spare is not None:
             if servable(region, address, found.spare):
                 if backing_off(region, errand.local_key):
-                    return Found(found.spare.entry, found.spare.vouched)
+                    return Found(found.spare.entry, found.spare.vouched, local=found.spare.local)
                 if soft_limit(region, found.spare) is not None:
                     return found  # whoever asked need not wait for the load
             errand = replace(errand, spare=found.spare)
@@ -327,7 +344,7 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
     region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
     if not (yield from region.slots.take(flight, wait=not servable(region, address, spare))):
         assert spare is not None
-        return Found(spare.entry, spare.vouched)
+        return Found(spare.entry, spare.vouched, local=spare.local)
     try:
         begin = region.begin()
         flight.since = begin.monotonic
@@ -343,7 +360,7 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
         if spare is None or not servable(region, address, spare):
             raise
         failed(region, address, errand.local_key, spare, exc)
-        return Found(spare.entry, spare.vouched)
+        return Found(spare.entry, spare.vouched, local=spare.local)
     finally:
         region.slots.give()
     cost = region.clock.monotonic() - begin.monotonic
@@ -351,14 +368,14 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
     if value is NOT_MODIFIED:
         value, tags = _kept(spare, tags)
     entry = region.entry(value, region.lifetime(_ttl(region, context, value)), tags, begin, cost=cost)
-    entry.stale, entry.local = context.stale, begin.local
+    entry.stale = context.stale
     if context.stale:  # computed from what was stale itself: soon again, but not with every read
         back_off(region, errand.local_key)
     else:
         region.backoff.pop(errand.local_key, None)
     if context.keep:
         yield from store(region, address, entry, begin, want.as_type)
-    return Found(entry, entry.born)
+    return Found(entry, entry.born, local=begin.local)
 
 
 def _kept(spare: Spare | None, tags: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:

@@ -15,12 +15,12 @@ import enum
 import math
 from collections import Counter as Tally
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ..coherence.causes import cause_of
 from ..coherence.judging import ALIVE, DEAD, STALE, UNKNOWN, Verdict
 from ..invalidation.ttl import kept
-from ..tiers.entry import Address, Entry, Envelope, MeteredEntry
+from ..tiers.entry import Address, DetailedEntry, Entry, Envelope, MeteredEntry
 from ..tiers.frozen import frozen
 
 if TYPE_CHECKING:
@@ -66,12 +66,8 @@ class State(enum.Enum):
     MISS = "miss"
 
 
-class Arrival(NamedTuple):
-    """An entry that was found in a tier below; `wanted`: memory takes it if it is alive and fresh."""
-
-    address: Address
-    entry: Entry
-    wanted: bool
+Arrival: TypeAlias = tuple[Address, Entry, bool]
+"""An entry that was found in a tier below, and whether memory takes it if it is alive and fresh."""
 
 
 class Residents:
@@ -109,7 +105,10 @@ class Residents:
         if memory is not None and not self.copies and memory.touch_kind != "locked":
             self.hot = memory.entries
         metered = memory is not None and (memory.max_bytes is not None or memory.touch_kind == "visit")
-        self.entry_type = MeteredEntry if metered or self.cap is not None else Entry
+        detailed = self.below or self.settings.grace or self.settings.early_refresh
+        self.entry_type: type[Entry] = (
+            MeteredEntry if metered or self.cap is not None else DetailedEntry if detailed else Entry
+        )
         self._looks_early = self.settings.early_refresh > 0 or self.sliding
 
     # -- judging --------------------------------------------------------------------------
@@ -150,11 +149,9 @@ class Residents:
             checkpoint = self.view.checkpoint
             if entry.epoch != ledger.epoch:
                 return False
-            if entry.checked == checkpoint:
+            if entry.checked is checkpoint:
                 return True
-            verdict = self.view.judge_stamps(
-                address.scope, address.key, entry.born, entry.tags, entry.checked, entry.local
-            )
+            verdict = self.view.judge_stamps(address.scope, address.key, entry.born, entry.tags, entry.checked.tick)
             if verdict is DEAD:
                 self.counters.invalidated.add()
                 cause = cause_of(ledger, self.name, address.scope, address.key, entry.epoch, entry.born, entry.tags)
@@ -166,9 +163,9 @@ class Residents:
             return True
 
     def again(self, local_key: Hashable, path: str, key: str) -> Any:
-        """Serve, as a hit, an entry of memory that needs nothing but to be judged by newer stamps; MISS for the rest.
+        """Serve, as a hit, an entry of memory that needs no more than to be judged by newer stamps; MISS for the rest.
 
-        The first read after a tag, scope, pattern or region was invalidated: no plan, no I/O.
+        The first read after a tag, scope, pattern or region was invalidated, or one that is told: no plan, no I/O.
         """
         entry = self.hot.get(local_key)
         if entry is None:
@@ -176,14 +173,15 @@ class Residents:
         ledger, view, now = self.ledger, self.view, self.monotonic()
         if now >= entry.fresh_until or now >= ledger.proven_until or self.heads[0] != ledger.head_word:
             return MISS
-        with ledger.lock:
-            checkpoint = view.checkpoint
-            if (
-                entry.epoch != ledger.epoch
-                or view.judge_stamps(path, key, entry.born, entry.tags, entry.checked, entry.local) is not ALIVE
-            ):
-                return MISS
-            entry.checked = checkpoint
+        if entry.checked is not view.checkpoint:
+            with ledger.lock:
+                checkpoint = view.checkpoint
+                if (
+                    entry.epoch != ledger.epoch
+                    or view.judge_stamps(path, key, entry.born, entry.tags, entry.checked.tick) is not ALIVE
+                ):
+                    return MISS
+                entry.checked = checkpoint
         self._touched(local_key, entry)
         return entry.value
 
@@ -251,7 +249,7 @@ class Residents:
             if verdict is STALE:
                 entry.stale = True
             evicted: list[Evicted] = []
-            settled = self._settle(address, entry, self.ledger.local_sequence if local is None else local, evicted)
+            settled = self._settle(address, entry, evicted)
             self._evicted(evicted)
             return settled
 
@@ -261,29 +259,28 @@ class Residents:
         """
         alive: list[Arrival] = []
         evicted: list[Evicted] = []
-        ledger, judge = self.ledger, self.view.judge
-        now = self.clock.monotonic()
-        with ledger.lock:
-            local = ledger.local_sequence
+        judge, settle = self.view.judge, self._settle
+        now = self.monotonic()
+        with self.ledger.lock:
             for arrival in arrivals:
-                (_, scope, key), entry, wanted = arrival
-                verdict = judge(scope, key, entry.epoch, entry.born, entry.tags, vouched)
+                address, entry, wanted = arrival
+                verdict = judge(address.scope, address.key, entry.epoch, entry.born, entry.tags, vouched)
                 if verdict is DEAD or verdict is UNKNOWN:
                     continue
                 if verdict is STALE:
                     entry.stale = True
                 alive.append(arrival)
                 if wanted and now < entry.fresh_until:
-                    self._settle(arrival.address, entry, local, evicted)
+                    settle(address, entry, evicted)
             self._evicted(evicted)
         return alive
 
-    def _settle(self, address: Address, entry: Entry, local: int, evicted: list[Evicted]) -> bool:
+    def _settle(self, address: Address, entry: Entry, evicted: list[Evicted]) -> bool:
         """Give an entry that was judged its place in memory; the ledger's lock is held."""
         memory = self.memory
         if memory is None:
             return False
-        local_key = self.local_key(address)
+        local_key: Hashable = (address.scope, address.key) if address.scope else address.key
         standing = memory.get(local_key)
         if standing is not None and standing.epoch == entry.epoch and standing.born > entry.born:
             self.counters.fills_refused.add()
@@ -291,7 +288,6 @@ class Residents:
         if self.freezes:
             entry.value = frozen(entry.value)
         entry.checked = self.view.checkpoint
-        entry.local = local
         if self._looks_early or self.cap is not None:
             now = self.clock.monotonic()
             if self.cap is not None:
@@ -306,12 +302,12 @@ class Residents:
         """Count what had to go."""
         if len(evicted) > 1 and not self.watch.listeners.evict:
             self.counters.evictions.add_many(len(evicted))
-            for cause, count in Tally([gone.cause for gone in evicted]).items():
+            for cause, count in Tally([cause for _, _, cause in evicted]).items():
                 self.watch.evicted_many(cause, count)
             return
-        for gone in evicted:
+        for key, _, cause in evicted:
             self.counters.evictions.add()
-            self.watch.evicted(gone.cause, gone.key)
+            self.watch.evicted(cause, key)
 
     def kept(self, tier: str, seconds: float) -> float:
         """Return how long a tier keeps an entry whose end is so many seconds away: its own TTL caps that."""
@@ -331,8 +327,8 @@ class Residents:
         if self.below:
             entry.capped = end
         else:
-            entry.expires = min(entry.expires, end)
-            entry.keep = min(entry.keep, entry.expires + self.settings.grace)
+            expires = min(entry.expires, end)
+            entry.end_at(expires, min(entry.keep, expires + self.settings.grace))
 
     # -- removing ---------------------------------------------------------------------------
 

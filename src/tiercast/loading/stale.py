@@ -39,6 +39,8 @@ class Spare:
 
     Attributes:
         entry: the entry. vouched: the position up to which whoever held it vouches for key records.
+        local: the ledger's `local_sequence` up to which memory does so for records that wait in the outbox, or at which
+            its load began; 0 for what was found below.
         proven: whether memory was proven when it was found. Only then may it be served because
             a load is *slow*; where it is not, the load must have failed, or the origin be too busy.
     """
@@ -46,6 +48,7 @@ class Spare:
     entry: Entry
     vouched: int
     proven: bool = True
+    local: int = 0
 
 
 def servable(region: Region, address: Address, spare: Spare | None) -> bool:
@@ -54,7 +57,7 @@ def servable(region: Region, address: Address, spare: Spare | None) -> bool:
         return False
     if not spare.proven and not region.settings.grace:
         return False
-    return region.judge(address, spare.entry, spare.vouched, spare.entry.local) not in (Verdict.DEAD, Verdict.UNKNOWN)
+    return region.judge(address, spare.entry, spare.vouched, spare.local) not in (Verdict.DEAD, Verdict.UNKNOWN)
 
 
 def soft_limit(region: Region, spare: Spare | None) -> float | None:
@@ -99,7 +102,7 @@ def failed(region: Region, address: Address, local_key: Hashable, spare: Spare, 
         "load failed, serving the older value and trying again in %.1f s: %s", delay, exc, extra={"region": region.name}
     )
     if region.memory is not None and region.memory.get(local_key) is None:
-        region.insert(address, spare.entry, spare.vouched, spare.entry.local)
+        region.insert(address, spare.entry, spare.vouched, spare.local)
 
 
 # -- who refreshes -----------------------------------------------------------------------------------

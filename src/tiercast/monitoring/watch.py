@@ -52,7 +52,7 @@ class Watch:
         self.listeners = self.hub.listeners
         self.timed = timed
         self.timings: dict[Measured, Histogram] = {}
-        self.causes: dict[str, Sum] = {}
+        self.causes: dict[str, Counter] = {}
         """Why entries left memory, by cause."""
         self.failures: dict[str, Counter] = {}
         """Operations that failed, by tier ("loader" among them)."""
@@ -122,7 +122,7 @@ class Watch:
 
     def evicted(self, cause: str, local_key: Hashable = None) -> None:
         """Count an entry that left memory, and why; may be called under a lock: who listens is told later."""
-        (self.causes.get(cause) or self.causes.setdefault(cause, Sum())).add(1)
+        (self.causes.get(cause) or self.causes.setdefault(cause, Counter())).add()
         if self.listeners.evict:
             scope, key = local_key if isinstance(local_key, tuple) else ("", local_key)
             self.listeners.post(CacheEvent("evict", self.region, scope, str(key), tier="local", cause=cause))
@@ -130,7 +130,7 @@ class Watch:
     def evicted_many(self, cause: str, count: int) -> None:
         """Count entries that left memory together; nobody is told of each."""
         if count:
-            (self.causes.get(cause) or self.causes.setdefault(cause, Sum())).add(count)
+            (self.causes.get(cause) or self.causes.setdefault(cause, Counter())).add_many(count)
 
 
 class _Untraced:

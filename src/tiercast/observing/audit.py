@@ -117,7 +117,7 @@ class Audit:
             served = [
                 Suspect(region, region.address(local_key), entry, ledger.epoch, ledger.applied)
                 for local_key, entry in latest
-                if now < entry.fresh_until and entry.checked == region.view.checkpoint and not ledger.waiting_keys
+                if now < entry.fresh_until and entry.checked is region.view.checkpoint and not ledger.waiting_keys
             ]
         return self._rng.sample(served, min(wanted, len(served)))
 

@@ -129,9 +129,17 @@ class MeasuredSerializer(Serializer):
         self._encoded.add(len(dumped.payload))
         return dumped
 
+    def load_one(self, dumped: DumpedValue, as_type: Any = None) -> Any:
+        began = perf_counter()
+        value = super().load_one(dumped, as_type)
+        self._decoding.observe(perf_counter() - began)
+        self._decoded.add(len(dumped.payload))
+        return value
+
     def load_many(self, dumped: Sequence[DumpedValue], as_type: Any = None) -> list[Any]:
         began = perf_counter()
-        values = super().load_many(dumped, as_type)
+        load = super().load_one
+        values = [load(each, as_type) for each in dumped]
         if dumped:
             self._decoding.observe((perf_counter() - began) / len(dumped), len(dumped))
             self._decoded.add(sum([len(each.payload) for each in dumped]))

@@ -69,7 +69,7 @@ def timing(region: Region, burst: int) -> Any:
             found is not None
             and now < found.fresh_until
             and now < ledger.proven_until
-            and found.checked == view.checkpoint
+            and found.checked is view.checkpoint
             and heads[0] == ledger.head_word
         ):
             pass

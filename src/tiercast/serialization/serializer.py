@@ -119,22 +119,21 @@ class Serializer:
         except Exception as exc:  # codecs and classes are users' code, the bytes anyone's: whatever it is, a miss
             raise UnreadableValue(f"{reader.name}: {type(exc).__name__}: {exc}") from exc
 
+    def load_one(self, dumped: DumpedValue, as_type: Any = None) -> Any:
+        """Return the value of one; what `load` would have raised where it cannot be read."""
+        try:
+            if as_type is None and self._restorer is None and not dumped.compressed and dumped.codec == self.codec.id:
+                return self.codec.decode(dumped.payload)
+        except Exception:  # noqa: BLE001, S110  `load` says what it is
+            pass
+        try:
+            return self.load(dumped.codec, dumped.compressed, dumped.payload, as_type)
+        except UnreadableValue as exc:
+            return exc
+
     def load_many(self, dumped: Sequence[DumpedValue], as_type: Any = None) -> list[Any]:
-        """Return the values of several; in the place of one that cannot be read, what `load` would have raised."""
-        own, decode, restorer = self.codec.id, self.codec.decode, self._restorer if as_type is None else as_type
-        values = []
-        for each in dumped:
-            try:
-                if restorer is None and each.codec == own and not each.compressed:
-                    values.append(decode(each.payload))
-                    continue
-            except Exception:  # noqa: BLE001, S110  `load` says what it is
-                pass
-            try:
-                values.append(self.load(each.codec, each.compressed, each.payload, as_type))
-            except UnreadableValue as exc:
-                values.append(exc)
-        return values
+        """`load_one` of each."""
+        return [self.load_one(each, as_type) for each in dumped]
 
     def _encode(self, value: Any, as_type: Any) -> bytes:
         restorer = self._restorer if as_type is None else restorer_of(as_type)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
+
+from ..checkpoint import Checkpoint, unjudged
 
 STALE = 1
 """Envelope flag: a soft invalidation marked it; it may be served only as grace."""
@@ -27,6 +30,10 @@ class Address(NamedTuple):
     region: str
     scope: str
     key: str
+
+
+address_of = partial(tuple.__new__, Address)
+"""Makes an `Address` of a tuple of its parts, in half the time that a NamedTuple's own constructor takes."""
 
 
 @dataclass(slots=True)
@@ -71,33 +78,32 @@ class Envelope:
     payload: bytes
 
 
-COMMON = (
-    "begun", "born", "checked", "cost", "epoch", "expires", "fresh_until", "keep", "local", "own", "tags", "ttl", "value",
-)  # fmt: skip
+COMMON = ("begun", "born", "checked", "expires", "fresh_until", "tags", "ttl", "value")
 """The slots of every entry."""
 
 
 class Entry:
     """One entry as the process's memory holds it; times are seconds of the monotonic clock.
 
-    There may be millions, so what only some regions ask for is no slot of this class but of `MeteredEntry`.
+    There may be millions, so what only some regions ask for is no slot of this class but of those below; each region
+    makes entries of one class, and a class does not keep what it has no slot for.
 
     Attributes:
         value: the live value, handed out by reference.
         fresh_until: the next moment at which a read must take the slow path (expiry, early refresh, sliding);
             minus infinity where the entry is stale.
-        checked: the region's checkpoint up to which the entry was judged alive.
-        epoch, born: see `Envelope`.
+        checked: the region's checkpoint up to which the entry was judged alive, which says its epoch as well.
+        born: see `Envelope`.
         begun: when its load began.
-        own: True where this process loaded it, False where it was promoted from a tier below.
-        expires: its deadline. keep: how long it may be served as grace.
-        local: the ledger's local sequence when it was stored; a record that waits in the outbox kills what is older.
-        ttl, cost, tags: see `Envelope`.
-        capped, size, visits: see `MeteredEntry`.
+        expires: its deadline.
+        ttl, tags: see `Envelope`.
+        cost, own: see `DetailedEntry`. capped, size, visits: see `MeteredEntry`.
     """
 
     __slots__ = COMMON
 
+    cost: float = 0.0
+    own: bool = True
     capped: float = inf
     size: int = 1
     visits: int = 0
@@ -116,17 +122,30 @@ class Entry:
         own: bool = True,
     ) -> None:
         self.value = value
-        self.epoch = epoch
+        self.checked: Checkpoint = unjudged(epoch)
         self.born = born
         self.begun = begun
-        self.expires = expires
-        self.keep = keep
+        self.expires = self.fresh_until = expires
         self.ttl = ttl
-        self.cost = cost
         self.tags = tags
-        self.own = own
-        self.checked = self.local = 0
-        self.fresh_until = expires
+
+    @property
+    def epoch(self) -> str:
+        """See `Envelope`; setting it makes an entry that was not judged yet."""
+        return self.checked.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: str) -> None:
+        self.checked = unjudged(epoch)
+
+    @property
+    def keep(self) -> float:
+        """How long it may be served as grace."""
+        return self.expires
+
+    def end_at(self, expires: float, keep: float) -> None:
+        """Give it other deadlines; when a read must look closer, `fresh_until`, is the caller's business."""
+        self.expires = expires
 
     @property
     def stale(self) -> bool:
@@ -144,7 +163,50 @@ class Entry:
         return f"Entry({self.value!r}, epoch={self.epoch!r}, born={self.born}, tags={self.tags!r})"
 
 
-class MeteredEntry(Entry):
+class DetailedEntry(Entry):
+    """An entry of a region that has tiers below memory, grace, or early refresh.
+
+    Attributes:
+        keep: how long it may be served as grace.
+        cost: see `Envelope`.
+        own: True where this process loaded it, False where it was promoted from a tier below.
+    """
+
+    __slots__ = ("cost", "keep", "own")
+
+    keep: float
+
+    def __init__(
+        self,
+        value: Any,
+        epoch: str,
+        born: int,
+        begun: float,
+        expires: float,
+        keep: float,
+        ttl: float,
+        cost: float = 0.0,
+        tags: tuple[str, ...] = (),
+        own: bool = True,
+    ) -> None:
+        # Not by `super().__init__`, which would cost as much again: each read of a tier below makes one.
+        self.value = value
+        self.checked = unjudged(epoch)
+        self.born = born
+        self.begun = begun
+        self.expires = self.fresh_until = expires
+        self.keep = keep
+        self.ttl = ttl
+        self.cost = cost
+        self.tags = tags
+        self.own = own
+
+    def end_at(self, expires: float, keep: float) -> None:
+        self.expires = expires
+        self.keep = keep
+
+
+class MeteredEntry(DetailedEntry):
     """An entry of a region that is bounded by bytes, counts visits, or has a TTL of memory's own.
 
     Attributes:

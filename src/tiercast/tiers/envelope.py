@@ -118,11 +118,8 @@ def unpack(data: bytes) -> Envelope:
         EnvelopeError: the bytes are corrupt, truncated, foreign or of a newer version; nothing else is raised.
     """
     # Written out, without `peek` and its names: this is most of what a hit of a tier below computes.
-    flags = _FLAGS_OF.get(data[:BORN_AT])
-    if flags is None:
-        peek(data)  # says what is wrong
-        raise EnvelopeError("unknown flags")
     try:
+        flags = _FLAGS_OF[data[:BORN_AT]]
         born, _, keep, fresh = _numbers(unhexlify(data[BORN_AT:HEADER_SIZE]))
         if len(data) == HEADER_SIZE and flags & TOMBSTONE:
             return _bare(flags, born, keep, fresh)
@@ -139,6 +136,9 @@ def unpack(data: bytes) -> Envelope:
         lengths = struct.unpack_from(f">{count}I", data, _TEXT_AT) if count else ()
     except (struct.error, HexError, UnicodeDecodeError) as exc:
         raise EnvelopeError(f"cannot be read: {exc}") from exc
+    except KeyError:
+        peek(data)  # says what is wrong
+        raise EnvelopeError("unknown flags") from None
     version_at = epochs
     scope_at = version_at + versions
     key_at = scope_at + scopes

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 from ..clock import Clock
 from .entry import Entry
@@ -22,12 +22,8 @@ Cause = Literal["size", "bytes", "namespace", "policy", "too_large"]
 """Why an entry left: the bounds, its namespace's limit, the cache that a user passed, or it alone exceeds a bound."""
 
 
-class Evicted(NamedTuple):
-    """An entry that had to go so that another could stay."""
-
-    key: Hashable
-    entry: Entry
-    cause: Cause
+Evicted: TypeAlias = tuple[Hashable, Entry, Cause]
+"""A key and its entry that had to go so that another could stay, and why."""
 
 
 class MemoryTier:
@@ -153,17 +149,19 @@ class MemoryTier:
         standing = self.entries.get(key)
         if self.max_bytes is not None and entry.size > self.max_bytes:
             self.pop(key)
-            evicted.append(Evicted(key, entry, "too_large"))
+            evicted.append((key, entry, "too_large"))
             return evicted
         if standing is not None:
             self.bytes -= standing.size
-        if self.max_bytes is not None or (standing is None and len(self.entries) == self.max_size):
+        if self.max_bytes is not None:
             self._make_room(entry, standing, evicted)
+        elif standing is None and len(self.entries) == self.max_size:
+            self._evict("size", evicted)
         try:
             self.policy.add(key, entry)
         except ValueError:  # a cachetools.Cache: "value too large"
             self._leave_namespace(key)
-            evicted.append(Evicted(key, entry, "too_large"))
+            evicted.append((key, entry, "too_large"))
         else:
             self.bytes += entry.size
         if self._dropped:
@@ -249,19 +247,23 @@ class MemoryTier:
                 cause = "bytes"
             else:
                 return
-            gone_key, gone = self.policy.evict()
-            if gone is standing:  # it would have been replaced anyway
+            if self._evict(cause, evicted, standing) is standing:
                 standing = None
-                continue
-            self._lost(gone_key, gone)
-            evicted.append(Evicted(gone_key, gone, cause))
+
+    def _evict(self, cause: Cause, evicted: list[Evicted], standing: Entry | None = None) -> Entry:
+        """Let the policy choose an entry to go; one that would have been replaced anyway is no eviction."""
+        key, gone = self.policy.evict()
+        if gone is not standing:
+            self._lost(key, gone)
+            evicted.append((key, gone, cause))
+        return gone
 
     def _settle_dropped(self, evicted: list[Evicted]) -> None:
         """Follow what a borrowed cache gave up by itself."""
         while self._dropped:
             key, entry = self._dropped.pop()
             self._lost(key, entry)
-            evicted.append(Evicted(key, entry, "policy"))
+            evicted.append((key, entry, "policy"))
 
     def _lost(self, key: Hashable, entry: Entry) -> None:
         self.bytes -= entry.size
@@ -281,7 +283,7 @@ class MemoryTier:
             oldest = next(iter(keys))
             gone = self.pop(oldest)
             if gone is not None:
-                evicted.append(Evicted(oldest, gone, "namespace"))
+                evicted.append((oldest, gone, "namespace"))
 
     def _leave_namespace(self, key: Hashable) -> None:
         namespace = self._namespace_of.pop(key, None)

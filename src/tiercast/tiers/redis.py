@@ -96,14 +96,14 @@ class RedisTier:
 
     def get_many(self, addresses: Sequence[Address], epoch: str) -> Plan[Reading]:
         """See `Tier`; one round trip, in a Cluster one to each node at once for tasks."""
-        reading = Reading()
+        reading = Reading({})
         if not addresses:
             return reading
         prefix = f"{self._fleet}:{epoch}:"
         storage_key = keys.storage_key
-        commands = [("GET", prefix + storage_key(*address)) for address in addresses]
+        names = [prefix + storage_key(region, scope, key) for region, scope, key in addresses]
         try:
-            replies = yield self.connections.commands(*commands)
+            replies = yield self.connections.gets(names)
         except Unavailable:
             self.failures.add()
             reading.failed = True
