@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from servers import RedisServer, TcpProxy, needs, wait_until
 from tiercast.config.settings import DistributedCacheConfig
 from tiercast.connections import RedisConnections, Script, Unavailable
+from tiercast.connections.link import Link
 from tiercast.plans import drive, drive_async
 
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
@@ -512,6 +513,18 @@ def test_a_forked_child_shares_no_connection(connect, redis_server, redis_url):
     assert ("bus", b"hello") == listener.get_message(5)
     connections.close()
     loop.close()
+
+
+def test_a_message_that_is_half_there_takes_no_later_reply_along():
+    """Version 3 of the protocol may interrupt: what has begun when a reply is taken ends with the next one."""
+    ours, servers = socket.socketpair()
+    with servers:
+        link = Link(ours)
+        servers.sendall(b"+OK\r\n>2\r\n+invalidate\r\n")
+        assert [b"OK"] == link.exchange(b"PING", 1, time.monotonic() + 5)
+        servers.sendall(b"*0\r\n:5\r\n")
+        assert [5] == link.exchange(b"PING", 1, time.monotonic() + 5)
+        link.close()
 
 
 # -- listening -----------------------------------------------------------------------------------

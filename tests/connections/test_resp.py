@@ -33,6 +33,15 @@ def test_replies_are_the_same_however_the_bytes_are_cut(cuts):
     assert parser.idle
 
 
+def test_any_two_cuts_change_nothing():
+    """Every piece of the stream arrives by itself once: the end of one reply with the first byte of the next, too."""
+    for begin, end in itertools.combinations(range(len(EVERYTHING)), 2):
+        parser = Replies()
+        for piece in (EVERYTHING[:begin], EVERYTHING[begin:end], EVERYTHING[end:]):
+            parser.feed(piece)
+        assert PARSED == parser.ready, (EVERYTHING[:begin], EVERYTHING[begin:end])
+
+
 @pytest.mark.parametrize("value", [b"", b"x", b"0", b"\r\n", b"$1\r\nx\r\n"])
 def test_an_answer_to_a_get_is_the_same_however_it_is_cut(value):
     """One value and nothing else takes a shorter way where it arrives whole, and only there."""

@@ -13,8 +13,9 @@ from faults.puppet import Puppet
 from loaders import last_served
 from servers import RedisServer, TcpProxy, wait_until
 from tiercast import CacheConfig, CacheManager, DeliveryError
+from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.redis_log import RedisLog
-from tiercast.plans import drive
+from tiercast.plans import Plan, drive
 
 MAX_STALENESS = 1.0
 COHERENCE = {"max_staleness": MAX_STALENESS, "heartbeat": 0.2}
@@ -139,6 +140,30 @@ def test_the_set_that_brings_what_waited_keeps_its_value(own_redis: RedisServer,
         assert cache.get("k") == "after"
         with manager(own_redis.url) as other:
             assert other.get("k") == "after"
+
+
+def test_the_set_that_finds_the_log_keeps_its_value(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log is away as a first `set` begins, and there as it appends, the value was made in no epoch at all."""
+    with manager(own_redis.url) as cache, manager(own_redis.url) as other:
+        coherence = cache._runtime.coherence
+        start, append = coherence._start, coherence.append
+        back = False
+
+        def late() -> Plan[None]:
+            if not back:
+                raise LogUnavailable("away")
+            return (yield from start())
+
+        def returned(*args: Any, **kwargs: Any) -> Plan[Any]:
+            nonlocal back
+            back = True
+            return append(*args, **kwargs)
+
+        monkeypatch.setattr(coherence, "_start", late)
+        monkeypatch.setattr(coherence, "append", returned)
+        assert cache.set("k", "value").delivered
+        assert cache.get("k") == "value"
+        assert other.get("k") == "value"
 
 
 def test_require_delivery_raises_and_queues_nothing(own_redis: RedisServer, wire: TcpProxy, tmp_path: Path) -> None:

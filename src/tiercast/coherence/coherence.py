@@ -40,12 +40,14 @@ class Delivery:
         written: whether the L3 half was done with it.
         local: the local sequence number up to which marks of waiting records do not concern an entry that was
             made with this one: its own mark where it waits, else those of what was in the log before it.
+        time: the log's, in seconds, when it answered; 0 where the record waits.
     """
 
     epoch: str
     position: int | None
     written: bool = False
     local: int = 0
+    time: float = 0.0
 
     @property
     def delivered(self) -> bool:
@@ -124,7 +126,7 @@ class Coherence(Following):
     # -- appending ------------------------------------------------------------------------
 
     def append(
-        self, drafts: Sequence[Draft], writes: Sequence[Write] = (), *, epoch: str = "", require: bool = False
+        self, drafts: Sequence[Draft], writes: Sequence[Write] = (), *, epoch: str | None = None, require: bool = False
     ) -> Plan[Delivery]:
         """Append records and return once this process has applied them.
 
@@ -135,8 +137,9 @@ class Coherence(Following):
         Args:
             drafts: the records.
             writes: the L3 half, for a log that does it in the same step.
-            epoch: the one that the values of `writes` say they are of. They are left to the caller, as
-                `Delivery.written` says, where another has begun: under its name nobody would believe them.
+            epoch: the one that the values of `writes` say they are of, "" of a process that had not begun; None where
+                there are only burials. Values are left to the caller, as `Delivery.written` says, where another
+                epoch has begun: under its name nobody would believe them.
             require: raise rather than queue.
         """
         now = self.clock.wall()
@@ -150,7 +153,7 @@ class Coherence(Following):
             if self.outbox.waiting():
                 yield from self.replay()
             since = self.position()
-            appended = yield from self.log.append(drafts, since, writes if epoch in ("", since[0]) else ())
+            appended = yield from self.log.append(drafts, since, writes if epoch in (None, since[0]) else ())
         except LogUnavailable as exc:
             self.failure = str(exc)
             if require:
@@ -163,7 +166,8 @@ class Coherence(Following):
             # The log has the records, this process cannot apply them: until its next heartbeat they count as waiting.
             self.failure = str(exc)
             self._mark(drafts)
-        return Delivery(appended.tail.head.epoch, appended.position, appended.written, local)
+        head = appended.tail.head
+        return Delivery(head.epoch, appended.position, appended.written, local, head.time)
 
     def _signed(self, draft: Draft, now: float) -> Draft:
         return Draft(draft.kind, draft.region, draft.targets, draft.soft, self.member, now)

@@ -170,9 +170,11 @@ class Replies:
         elif self._rest:
             data = self._rest + data
         elif data[:1] == b"$" and not self._open:
-            # One value and nothing else, the answer to a GET: most of what arrives.
+            # One value and nothing else, the answer to a GET: most of what arrives. Not "$-1" with one byte of the
+            # next reply, whose lengths agree as well.
             end = data.find(b"\r\n")
-            if end > 0 and data[1:end] == b"%d" % (len(data) - end - 4):
+            length = len(data) - end - 4
+            if end > 0 and length >= 0 and data[1:end] == b"%d" % length:
                 self.ready.append(data[end + 2 : -2])
                 return
         self._rest = b""

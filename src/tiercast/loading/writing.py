@@ -123,6 +123,8 @@ def place(
 ) -> Plan[None]:
     """Put values whose record stands in the log into every tier, as born with it."""
     position = delivery.position or 0
+    # Where the log was away when this began, its time is the record's own: no fence of a later record can have ended.
+    guard = Guard(begun=begin.log or delivery.time, fence=fence)
     for number, parcel in enumerate(parcels, 1):
         settle_entry(parcel.entry, delivery.epoch, position)
         for tier in region.below:
@@ -131,7 +133,7 @@ def place(
             if tier is region.disk:
                 yield from put_disk(region, parcel.address, envelope, position, behind=written)
             elif not written:
-                yield from tier.put_if_newer(parcel.address, envelope, Guard(begun=begin.log, fence=fence))
+                yield from tier.put_if_newer(parcel.address, envelope, guard)
         region.insert(parcel.address, parcel.entry, position, delivery.local)
         if number % BREATH == 0:
             yield Pause(0.0)
