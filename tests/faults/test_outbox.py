@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from loaders import last_served
 from servers import RedisServer, TcpProxy, wait_until
 from tiercast import CacheConfig, CacheManager, DeliveryError
 from tiercast.coherence.log import LogUnavailable
+from tiercast.coherence.records import Draft, Kind
 from tiercast.coherence.redis_log import RedisLog
+from tiercast.keys import encode_target
 from tiercast.plans import Plan, drive
 
 MAX_STALENESS = 1.0
@@ -164,6 +166,49 @@ def test_the_set_that_finds_the_log_keeps_its_value(own_redis: RedisServer, monk
         assert cache.set("k", "value").delivered
         assert cache.get("k") == "value"
         assert other.get("k") == "value"
+
+
+def test_marks_go_with_what_waited(own_redis: RedisServer, wire: TcpProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an append has brought it and was applied, no heartbeat is needed to believe Redis again."""
+
+    def no_beat() -> Plan[None]:
+        raise LogUnavailable("not now")
+
+    with manager(wire.url, max_staleness=60.0) as cache, manager(own_redis.url) as other:
+        cache.coherence.start()
+        monkeypatch.setattr(cache._runtime.coherence, "beat", no_beat)
+        cut(wire)
+        assert cache.invalidate_keys(["k"]).delivered is False
+        assert cache.invalidate_tags(["t"]).delivered is False
+        wire.pass_through()
+        wait_until(lambda: cache.set("mine", 1).delivered, 10, "the log to be back")
+        other.set("k", "new", tags=["t"])
+        assert cache.get("k") == "new"
+
+
+def test_marks_stay_while_anything_waits(
+    own_redis: RedisServer, wire: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is queued while an append is on its way is in force until it has been sent too."""
+    with manager(wire.url, heartbeat=30.0, max_staleness=60.0) as cache:
+        cache.coherence.start()
+        cache.set("k", "old", tags=["t"])
+        cut(wire)
+        assert cache.invalidate_keys(["other"]).delivered is False
+        wire.pass_through()
+        coherence = cache._runtime.coherence
+        append, queued = coherence.log.append, []
+
+        def slow(drafts: Sequence[Draft], *more: Any) -> Plan[Any]:
+            appended = yield from append(drafts, *more)
+            if drafts[0].targets == (encode_target("", "mine"),) and not queued:
+                queued.append((yield from coherence._queue([Draft(Kind.KEY, "default", (encode_target("", "k"),))])))
+            return appended
+
+        monkeypatch.setattr(coherence.log, "append", slow)
+        wait_until(lambda: cache.set("mine", 1).delivered, 10, "the log to be back")
+        assert not queued[0].delivered
+        assert cache.get("k") is None
 
 
 def test_require_delivery_raises_and_queues_nothing(own_redis: RedisServer, wire: TcpProxy, tmp_path: Path) -> None:

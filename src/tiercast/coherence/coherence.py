@@ -152,6 +152,7 @@ class Coherence(Following):
                 local = self.ledger.local_sequence
             if self.outbox.waiting():
                 yield from self.replay()
+            sent = self.ledger.marked and not self.outbox.waiting()
             since = self.position()
             appended = yield from self.log.append(drafts, since, writes if epoch in (None, since[0]) else ())
         except LogUnavailable as exc:
@@ -167,6 +168,9 @@ class Coherence(Following):
             self.failure = str(exc)
             self._mark(drafts)
         head = appended.tail.head
+        if sent:
+            with self.ledger.lock:
+                self._unmark(local, head)
         return Delivery(head.epoch, appended.position, appended.written, local, head.time)
 
     def _signed(self, draft: Draft, now: float) -> Draft:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..keys import decode_target
 from ..monitoring.counter import Counter
 from ..plans import Plan
-from .log import Beat, Log, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from .log import Beat, Head, Log, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .records import Draft, Kind, Record
 from .together import Together, entered
 
@@ -235,10 +235,22 @@ class Following:
         self._said = said
         yield from self._follow(pulse.tail)
         with ledger.lock:
-            if clear and ledger.epoch == pulse.tail.head.epoch and ledger.applied >= pulse.tail.head.position:
-                ledger.clear_pending(sequence)
+            if clear and self._unmark(sequence, pulse.tail.head):
                 ledger.proven_until = max(ledger.proven_until, asked + self.span)
                 self.failure = ""
+
+    def _unmark(self, sequence: int, head: Head) -> bool:
+        """Forget the marks of what waited, and say whether this process has come as far as the log had; lock held.
+
+        Args:
+            sequence: the ledger's `local_sequence`, read before the outbox was found empty.
+            head: the log's, which answered after that.
+        """
+        ledger = self.ledger
+        if ledger.epoch != head.epoch or ledger.applied < head.position:
+            return False
+        ledger.clear_pending(sequence)
+        return True
 
     def _register(self, position: tuple[str, int], digest: str = "") -> Plan[Pulse]:
         """Say where this process is, renew its lease, and read what came since."""

@@ -161,7 +161,7 @@ class RegionLedger:
             for marks in (stamps.hard, stamps.soft):
                 if marks.between(scope, key, tags, after, own):
                     return True
-        if not (ledger.waiting_keys or ledger.waiting_stamps):
+        if not ledger.marked:
             return False
         return self.judge(scope, key, epoch, ledger.applied, tags, ledger.applied) is not ALIVE
 

@@ -192,6 +192,11 @@ class Ledger:
             self._stamp(Draft(Kind.ALL, "", ()), sequence, waiting=True)
         return sequence
 
+    @property
+    def marked(self) -> bool:
+        """Whether there are marks."""
+        return self.waiting_keys or self.waiting_stamps
+
     def clear_pending(self, upto: int | None = None) -> bool:
         """Forget the marks, once what they stand for was replayed and applied; returns whether none is left.
 
