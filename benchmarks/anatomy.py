@@ -54,7 +54,7 @@ def _functions() -> dict[str, Callable[[str], Any]]:
         return clock()
 
     def compare(key: str) -> Any:
-        if now < it.fresh_until and now < it.proven_until and it.checked == it.checkpoint and heads[0] == it.head_word:
+        if now < it.fresh_until and now < it.proven_until and it.checked is it.checkpoint and heads[0] == it.head_word:
             return it.value
         return None
 

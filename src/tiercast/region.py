@@ -131,7 +131,8 @@ class Region(Residents):
         self.settings = settings
         self.coherence = coherence
         self.ledger = coherence.ledger
-        self.view = coherence.ledger.region(name)
+        with self.ledger.lock:  # a record that names the region first may be coming in at this moment
+            self.view = self.ledger.region(name)
         self.clock = clock
         self.flights = flights
         self.slots = slots

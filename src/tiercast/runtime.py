@@ -209,6 +209,7 @@ class Runtime(Parts):
         Returns:
             How many entries records have dropped from memory so far, and how many were removed from disk now.
         """
+        yield from self.coherence.started_or_away()  # who knows no record yet takes nothing for dead
         yield from self.flush()
         yield Blocking(self.sweep)
         on_disk = 0

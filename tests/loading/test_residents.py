@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from tiercast import CacheConfig, CacheManager, LocalCacheConfig
+from tiercast.coherence import ledger as ledgers
+from tiercast.coherence.judging import RegionLedger
+from tiercast.coherence.records import Kind, Record
 from tiercast.loading.residents import Arrival, State
 from tiercast.region import Region
 from tiercast.tiers.entry import Address, DetailedEntry, Entry, MeteredEntry
@@ -64,6 +68,31 @@ def test_an_entry_is_of_the_epoch_of_its_checkpoint(cache: CacheManager) -> None
         region.ledger.reset("next", 0)
     assert (region.view.checkpoint.epoch, entry.epoch) == ("next", entry.checked.epoch)
     assert region.look("k", region.address("k"), proven=True) == (None, State.MISS)
+
+
+def test_a_region_hears_a_record_that_comes_while_it_is_made(
+    cache: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record may be the first to name it: whoever comes second finds the one ledger of the region."""
+    ledger = cache._runtime.ledger
+    threads: list[Thread] = []
+
+    def apply() -> None:
+        with ledger.lock:
+            ledger.apply(Record(Kind.TAG, "late", ("t",), epoch=ledger.epoch, position=ledger.applied + 1))
+
+    def slow(name: str, of: Any) -> RegionLedger:
+        if not threads:
+            threads.append(Thread(target=apply))
+            threads[0].start()
+            threads[0].join(0.2)  # it waits for the lock, or is done
+        return RegionLedger(name, of)
+
+    monkeypatch.setattr(ledgers, "RegionLedger", slow)
+    region = cache._runtime.region("late")
+    threads[0].join()
+    assert region.view is ledger.regions["late"]
+    assert "t" in region.view.stamps.hard.tags.last
 
 
 def arrival(region: Region, key: str, born: int, *, wanted: bool = True) -> Arrival:

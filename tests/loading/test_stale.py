@@ -67,6 +67,22 @@ class TestGrace:
             spares = [Spare(entry, ledger.applied, local=local) for local in (0, before, mark)]
             assert [servable(region, address, spare) for spare in spares] == [False, False, True]
 
+    @pytest.mark.parametrize("draft", [Draft(Kind.KEY, "default", ("|k",)), Draft(Kind.TAG, "", ("t",))])
+    def test_what_waits_since_a_load_began_kills_what_would_be_served_instead(
+        self, make: Make, call: Sync, clock: FakeClock, draft: Draft
+    ) -> None:
+        """An invalidation made while the log is away, during a load that then fails, leaves nothing older to serve."""
+        cache = make(ttl=10, grace=100)
+        call(cache.set, "k", "old", tags=["t"])
+        clock.advance(11)
+
+        def load() -> str:
+            cache._runtime.coherence._mark([draft])
+            raise ValueError("origin")
+
+        with pytest.raises(ValueError, match="origin"):
+            call(cache.get_or_set, "k", load, tags=["t"])
+
     def test_without_grace_an_error_is_an_error(self, make: Make, call: Sync, clock: FakeClock) -> None:
         """No grace, nothing older is served."""
         cache = make(ttl=10)

@@ -277,6 +277,17 @@ class TestInvalidation:
         assert result.removed == per_tier[stack]
         assert call(cache.invalidate_tags, ["t"]).removed is None
 
+    def test_count_of_what_a_process_does_first(
+        self, make: Callable[..., CacheManager], call: Sync, stack: str
+    ) -> None:
+        """What was dead on disk before this process began is not counted either."""
+        cache = make()
+        call(cache.multi_set, {f"k{n}": n for n in range(5)}, tags=["before"])
+        call(cache.multi_set, {f"l{n}": n for n in range(3)}, tags=["t"])
+        call(cache.invalidate_tags, ["before"])
+        call(cache.close)
+        assert call(make().invalidate_tags, ["t"], count=True).removed == (3 if "disk" in stack else 0)
+
     def test_tag_cache_key(self, cache: CacheManager, call: Sync) -> None:
         """Tags may be added later to an entry that stands, and never make one."""
         call(cache.set, "k", 1, tags=["a"])

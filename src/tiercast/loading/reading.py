@@ -318,7 +318,7 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
         if spare is None and found.spare is not None:
             if servable(region, address, found.spare):
                 if backing_off(region, errand.local_key):
-                    return Found(found.spare.entry, found.spare.vouched, local=found.spare.local)
+                    return _instead(found.spare)
                 if soft_limit(region, found.spare) is not None:
                     return found  # whoever asked need not wait for the load
             errand = replace(errand, spare=found.spare)
@@ -344,7 +344,7 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
     region, address, want, spare = errand.region, errand.address, errand.want, errand.spare
     if not (yield from region.slots.take(flight, wait=not servable(region, address, spare))):
         assert spare is not None
-        return Found(spare.entry, spare.vouched, local=spare.local)
+        return _instead(spare)
     try:
         begin = region.begin()
         flight.since = begin.monotonic
@@ -360,7 +360,7 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
         if spare is None or not servable(region, address, spare):
             raise
         failed(region, address, errand.local_key, spare, exc)
-        return Found(spare.entry, spare.vouched, local=spare.local)
+        return _instead(spare)
     finally:
         region.slots.give()
     cost = region.clock.monotonic() - begin.monotonic
@@ -376,6 +376,11 @@ def _load(errand: Errand, flight: Flight) -> Plan[Found]:
     if context.keep:
         yield from store(region, address, entry, begin, want.as_type)
     return Found(entry, entry.born, local=begin.local)
+
+
+def _instead(spare: Spare) -> Found:
+    """Return a spare as what a flight lands with where nothing was loaded."""
+    return Found(spare.entry, spare.vouched, local=spare.local)
 
 
 def _kept(spare: Spare | None, tags: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:

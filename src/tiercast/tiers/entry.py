@@ -79,7 +79,7 @@ class Envelope:
 
 
 COMMON = ("begun", "born", "checked", "expires", "fresh_until", "tags", "ttl", "value")
-"""The slots of every entry."""
+"""The slots of every entry; by a name, as mypy holds what stands below for attributes that lack one."""
 
 
 class Entry:
