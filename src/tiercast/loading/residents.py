@@ -280,6 +280,7 @@ class Residents:
         memory = self.memory
         if memory is None:
             return False
+        # `self.local_key`, without the call.
         local_key: Hashable = (address.scope, address.key) if address.scope else address.key
         standing = memory.get(local_key)
         if standing is not None and standing.epoch == entry.epoch and standing.born > entry.born:
