@@ -7,17 +7,21 @@ Implementation notes.
     branch. `reading` is the one place that says what makes an entry servable; the manager's and the
     views' `get` and `get_async`, `Region.hit`, and the decorators' wrappers all contain it.
 
-        entry = lookup(key)
+        entry = lookup(key) if region.heads[0] == ledger.head_word else None
+                                                            # the disk log: no record of any process of the host
         if (
             entry is not None
             and (now := clock()) < entry.fresh_until        # expiry, early refresh, sliding
             and now < ledger.proven_until                   # no heartbeat, no hit
             and entry.checked is view.checkpoint            # no tag, scope, pattern or region record since
-            and region.heads[0] == ledger.head_word         # the disk log: no record of any process of the host
         ):
             move(key)                                       # LRU; another policy notes the visit, or nothing
             count()
             return entry.value
+
+    The head is compared before the entry is looked up, and the checkpoint after: what another thread
+    applies in between has by then taken its keys out of memory, or will be seen to have moved the
+    checkpoint. An entry that was looked up first would pass a head that was caught up with since.
 
     Where a hit needs more than handing out a reference, the region's `hot` is an empty mapping,
     and every read takes the slow path.
@@ -94,14 +98,14 @@ def reading(shape: Shape, key: str = "key", prefix: str = "", *more: str) -> lis
     p = prefix
     touch = touching(shape, key, p)
     count = [] if shape.touch == "told" else [f"{p}count()"]
+    known = f" if {p}region.heads[0] == {p}ledger.head_word else None" if shape.heads else ""
     return [
-        f"{p}entry = {p}lookup({key})",
+        f"{p}entry = {p}lookup({key}){known}",
         "if (",
         f"    {p}entry is not None",
         f"    and ({p}now := {p}clock()) < {p}entry.fresh_until",
         f"    and {p}now < {p}ledger.proven_until",
         f"    and {p}entry.checked is {p}view.checkpoint",
-        *([f"    and {p}region.heads[0] == {p}ledger.head_word"] if shape.heads else []),
         "):",
         *(f"    {line}" for line in (*touch, *count, *more, f"return {p}entry.value")),
     ]
@@ -162,9 +166,10 @@ _HITS = """\
 def make(lookup, clock, ledger, view, region, move, count):
     def hits(keys, path):
         found, missing = {{}}, []
-        now, checkpoint = clock(), view.checkpoint
+        now = clock()
         if now >= ledger.proven_until{heads}:
             return found, keys
+        checkpoint = view.checkpoint
         for key in keys:
             {place}
             entry = lookup(place_key)

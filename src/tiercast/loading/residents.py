@@ -167,11 +167,12 @@ class Residents:
 
         The first read after a tag, scope, pattern or region was invalidated, or one that is told: no plan, no I/O.
         """
-        entry = self.hot.get(local_key)
+        ledger, view = self.ledger, self.view
+        entry = self.hot.get(local_key) if self.heads[0] == ledger.head_word else None  # in this order: see hits.py
         if entry is None:
             return MISS
-        ledger, view, now = self.ledger, self.view, self.monotonic()
-        if now >= entry.fresh_until or now >= ledger.proven_until or self.heads[0] != ledger.head_word:
+        now = self.monotonic()
+        if now >= entry.fresh_until or now >= ledger.proven_until:
             return MISS
         if entry.checked is not view.checkpoint:
             with ledger.lock:

@@ -63,14 +63,13 @@ def timing(region: Region, burst: int) -> Any:
                     region.touched = plain
             return
         began = perf_counter()
-        found = get(local_key)
+        found = get(local_key) if heads[0] == ledger.head_word else None
         now = monotonic()
         if (
             found is not None
             and now < found.fresh_until
             and now < ledger.proven_until
             and found.checked is view.checkpoint
-            and heads[0] == ledger.head_word
         ):
             pass
         observe(perf_counter() - began)
