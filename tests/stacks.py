@@ -12,12 +12,19 @@ from tiercast import CacheConfig, DistributedCacheConfig, LocalCacheConfig
 STACKS = ("memory", "memory+disk", "memory+redis", "memory+disk+redis", "disk", "redis")
 
 
+def patient(url: str | None, **more: Any) -> DistributedCacheConfig:
+    """Return the settings of a Redis that is given time: what a busy machine takes for an answer must not be a miss."""
+    return DistributedCacheConfig(
+        **{"connection_string": url, "read_timeout": 10.0, "write_timeout": 10.0, "connect_timeout": 10.0, **more}
+    )
+
+
 def config_of(stack: str, directory: Path, redis_url: str | None, **more: Any) -> CacheConfig:
     """Return the configuration of a stack; `directory` and `redis_url` serve the tiers that want one."""
     parts = stack.split("+")
     disk = LocalCacheConfig(type="file", directory=directory) if "disk" in parts else None
     local: LocalCacheConfig | None = LocalCacheConfig() if "memory" in parts else None
-    distributed = DistributedCacheConfig(connection_string=redis_url) if "redis" in parts else None
+    distributed = patient(redis_url) if "redis" in parts else None
     if parts == ["disk"]:
         local, disk = disk, None
     return CacheConfig(local=local, disk=disk, distributed=distributed, **more)

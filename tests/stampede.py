@@ -15,22 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 import self_audit
 from stacks import config_of
-from tiercast import CacheManager, DistributedCacheConfig
+from tiercast import CacheManager
 
 
 def main(stack: str, directory: str, url: str | None, lock_ttl: float, threads: int, tasks: int) -> None:
     self_audit.install()
     place = Path(directory)
     config = config_of(stack, place / "cache", url, lock_ttl=lock_ttl)
-    if url is not None:  # a server, and a process, that gets no time for a while must not count as gone
-        patient = DistributedCacheConfig(
-            connection_string=url, read_timeout=10.0, write_timeout=10.0, connect_timeout=10.0
-        )
-        config = attrs.evolve(config, distributed=patient)
     cache = CacheManager(config)
     cache.coherence.start(20)
     lock = threading.Lock()

@@ -14,7 +14,8 @@ import pytest
 from command import Tiercast
 from fleet_worker import Worker, working
 
-from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LocalCacheConfig, ScopeConfig, ScopeLevel
+from stacks import patient
+from tiercast import CacheConfig, CacheManager, LocalCacheConfig, ScopeConfig, ScopeLevel
 from tiercast.observing.fleet import library_version
 
 SCOPES = ScopeConfig([ScopeLevel("organization", "org_id", [ScopeLevel("user", "user_id")])])
@@ -43,7 +44,7 @@ def tiercast(environ: dict[str, str], redis_url: str) -> Tiercast:
 
 @pytest.fixture
 def cache(redis_url: str) -> Iterator[CacheManager]:
-    config = CacheConfig(name="shop", scopes=SCOPES, distributed=DistributedCacheConfig(connection_string=redis_url))
+    config = CacheConfig(name="shop", scopes=SCOPES, distributed=patient(redis_url))
     with CacheManager(config) as manager:
         yield manager
 

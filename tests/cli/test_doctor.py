@@ -13,7 +13,8 @@ import pytest
 from command import Tiercast
 
 from servers import RedisServer, wait_until
-from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LocalCacheConfig
+from stacks import patient
+from tiercast import CacheConfig, CacheManager, LocalCacheConfig
 from tiercast.cli.doctor import examine
 from tiercast.coherence.log import Beat
 from tiercast.observing.fleet import library_version
@@ -149,7 +150,7 @@ class TestServersThatDoNotWrite:
 
 def test_a_fleet_of_the_same_name(environ: dict[str, str], redis_url: str) -> None:
     """Processes of another version under the same name are pointed out, with where they run."""
-    config = CacheConfig(name="shop", distributed=DistributedCacheConfig(connection_string=redis_url))
+    config = CacheConfig(name="shop", distributed=patient(redis_url))
     with CacheManager(config) as cache:
         cache.coherence.start()
         drive(cache._runtime.log.beat(Beat("elsewhere:77:ab", "", 0, 30.0, '{"v":"0.0.1"}')))
@@ -228,7 +229,7 @@ def test_the_documented_user_suffices(environ: dict[str, str]) -> None:
         url = server.url_for("cache")
         found = doctor(environ, url).findings()
         assert {level for level, _, _ in found.values()} <= {"ok", "note"}
-        config = CacheConfig(name="shop", distributed=DistributedCacheConfig(connection_string=url))
+        config = CacheConfig(name="shop", distributed=patient(url))
         with CacheManager(config) as one, CacheManager(config) as other:
             one.set("k", 1, tags=["t"])
             other.coherence.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from tiercast.plans import drive
 
 
 class Interrupted(SystemClock):
-    """A clock at whose next look something happens, as if another thread had its turn there."""
+    """A clock at whose next look by the main thread something happens, as if another thread had its turn there."""
 
     then: Callable[[], None] | None = None
 
     def monotonic(self) -> float:
-        then, self.then = self.then, None
-        if then is not None:
+        if self.then is not None and threading.current_thread() is threading.main_thread():
+            then, self.then = self.then, None
             then()
         return super().monotonic()
 

@@ -12,7 +12,7 @@ import pytest
 
 from loaders import last_served
 from servers import RedisServer, TcpProxy, wait_until
-from stacks import Async, Sync, config_of
+from stacks import Async, Sync, config_of, patient
 from tiercast import (
     BusUnavailable,
     CacheConfig,
@@ -81,9 +81,7 @@ def pair(own_redis: RedisServer) -> Iterator[Make]:
     managers: list[CacheManager] = []
 
     def make(url: str | None = None, **more: Any) -> CacheManager:
-        remote = more.pop("distributed", None) or DistributedCacheConfig(
-            connection_string=url or own_redis.url, breaker_reset=0.2
-        )
+        remote = more.pop("distributed", None) or patient(url or own_redis.url, breaker_reset=0.2)
         managers.append(CacheManager(CacheConfig(distributed=remote, scopes=SCOPES, **more)))
         return managers[-1]
 
@@ -322,7 +320,7 @@ def test_cashews_a_deaf_process_says_so_and_stays_bounded() -> None:
     with RedisServer(users={"deaf": ("secret", "~* &* +@all -subscribe -psubscribe")}) as server:
 
         def make(url: str) -> CacheManager:
-            return CacheManager(CacheConfig(distributed=DistributedCacheConfig(connection_string=url), coherence=BRISK))
+            return CacheManager(CacheConfig(distributed=patient(url), coherence=BRISK))
 
         with make(server.url_for("deaf")) as cache, make(server.url) as other:
             with pytest.raises(BusUnavailable, match="subscri"):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from servers import RedisServer
-from tiercast import CacheConfig, CacheManager, CoherenceConfig, DistributedCacheConfig
+from stacks import patient
+from tiercast import CacheConfig, CacheManager, CoherenceConfig
 
 BRISK = CoherenceConfig(max_staleness=1.5, heartbeat=0.3)
 
@@ -20,7 +21,7 @@ def make(own_redis: RedisServer) -> Iterator[Any]:
     managers: list[CacheManager] = []
 
     def make(name: str) -> CacheManager:
-        remote = DistributedCacheConfig(connection_string=own_redis.url)
+        remote = patient(own_redis.url)
         managers.append(CacheManager(CacheConfig(name=name, distributed=remote, coherence=BRISK)))
         managers[-1].coherence.start()
         return managers[-1]

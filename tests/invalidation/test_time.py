@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from stacks import STACKS, Async, Sync, config_of
+from stacks import STACKS, Async, Sync, config_of, patient
 from tiercast import (
     CacheConfig,
     CacheManager,
-    DistributedCacheConfig,
     LocalCacheConfig,
     TimeBasedInvalidation,
     cached,
@@ -122,7 +121,7 @@ def test_a_tiers_own_ttl_is_jittered_too(redis_url: str, tmp_path: Path, clock: 
         ttl_jitter=0.2,
         local=LocalCacheConfig(ttl=1000),
         disk=LocalCacheConfig(type="file", directory=tmp_path / "c", ttl=1000),
-        distributed=DistributedCacheConfig(connection_string=redis_url, ttl=1000),
+        distributed=patient(redis_url, ttl=1000),
     )
     keys = [f"k{number}" for number in range(250)]
     began = time.monotonic()
@@ -225,7 +224,7 @@ def test_ttls_of_weeks_are_kept(make: Make, call: Sync, clock: FakeClock, days: 
 @pytest.mark.parametrize("days", [24.9, 49.8])
 def test_ttls_of_weeks_reach_redis(redis_url: str, call: Sync, days: float) -> None:
     """As the expiry of the key itself, where the tier's own `ttl` (an hour, if nothing is said) allows it."""
-    remote = DistributedCacheConfig(connection_string=redis_url, ttl=60 * DAY)
+    remote = patient(redis_url, ttl=60 * DAY)
     cache = CacheManager(CacheConfig(distributed=remote, max_lifetime=60 * DAY))
     call(cache.set, "set", 1, days * DAY)
     call(cache.get_or_set, "loaded", lambda: 1, timedelta(days=days))

@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from stacks import config_of
-from tiercast import CacheManager, DistributedCacheConfig
+from tiercast import CacheManager
 
 LIMIT = 0.005
 """Seconds, on a machine on which `yardstick` takes `YARD`."""
@@ -86,9 +86,6 @@ def make(request: pytest.FixtureRequest, stack: str, tmp_path: Path) -> Callable
     """Make managers of one fleet, whose server may take its time."""
     url = request.getfixturevalue("redis_url") if "redis" in stack else None
     config = config_of(stack, tmp_path, url, max_concurrent_loads=None)
-    if url is not None:
-        patient = DistributedCacheConfig(connection_string=url, read_timeout=10, write_timeout=10)
-        config = attrs.evolve(config, distributed=patient)
     return lambda **settings: CacheManager(attrs.evolve(config, **settings))
 
 

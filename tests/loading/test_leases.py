@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from loaders import PATIENCE, Crowd, Gate, eventually
-from stacks import config_of
-from tiercast import CacheManager, DistributedCacheConfig
+from stacks import config_of, patient
+from tiercast import CacheManager
 from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
 
@@ -35,11 +34,7 @@ def make(request: pytest.FixtureRequest, stack: str, tmp_path: Path) -> Iterator
     managers = []
 
     def make(**settings: Any) -> CacheManager:
-        config = config_of(stack, tmp_path, url, **settings)
-        if url is not None:
-            patient = DistributedCacheConfig(connection_string=url, read_timeout=10, write_timeout=10)
-            config = attrs.evolve(config, distributed=patient)
-        managers.append(CacheManager(config))
+        managers.append(CacheManager(config_of(stack, tmp_path, url, **settings)))
         managers[-1].coherence.start(20)
         return managers[-1]
 
@@ -190,7 +185,7 @@ class TestSharedOrNot:
         from tiercast import CacheConfig
 
         config = CacheConfig(
-            distributed=DistributedCacheConfig(connection_string=redis_url, read_timeout=10, write_timeout=10),
+            distributed=patient(redis_url),
             regions={"near": {"distributed": None}},
         )
         gate, crowd = Gate(), Crowd()

@@ -10,8 +10,8 @@ import pytest
 
 from at_rest import idle, never, refuse, settle, stale_served
 from loaders import PATIENCE, Crowd, Gate, eventually
-from stacks import Sync, config_of
-from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LoadTimeout, LocalCacheConfig
+from stacks import Sync, config_of, patient
+from tiercast import CacheConfig, CacheManager, LoadTimeout, LocalCacheConfig
 from tiercast.coherence.records import Draft, Kind, Record
 from tiercast.keys import encode_target
 from tiercast.loading.stale import Spare, servable
@@ -474,7 +474,7 @@ def test_a_mark_in_redis_is_set_again_where_a_fill_came_between(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fill that is as old as what was to be marked takes its place: it is looked at anew, and marked."""
-    with CacheManager(CacheConfig(distributed=DistributedCacheConfig(connection_string=redis_url))) as cache:
+    with CacheManager(CacheConfig(distributed=patient(redis_url))) as cache:
         cache.get_or_set("k", lambda: "old")
         runtime: Any = cache._runtime
         address = Address("default", "", "k")

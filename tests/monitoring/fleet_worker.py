@@ -17,14 +17,15 @@ from typing import Any
 def main() -> None:
     sys.path.append(str(Path(__file__).parent.parent))
     import self_audit
-    from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, MonitoringConfig
+    from stacks import patient
+    from tiercast import CacheConfig, CacheManager, MonitoringConfig
 
     self_audit.install()
     told = json.loads(sys.argv[1])
     exports = "port" in told
     config = CacheConfig(
         name=told["name"],
-        distributed=DistributedCacheConfig(connection_string=told["redis"]),
+        distributed=patient(told["redis"]),
         monitoring=MonitoringConfig(prometheus_export=exports, export_port=told.get("port", 9090), check_interval=0.2),
     )
     with CacheManager(config) as cache:

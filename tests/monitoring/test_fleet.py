@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fleet_worker import working
 
-from stacks import config_of
-from tiercast import CacheConfig, CacheManager, DistributedCacheConfig
+from stacks import config_of, patient
+from tiercast import CacheConfig, CacheManager
 from tiercast.coherence.log import Member
 from tiercast.monitoring.figures import Counts
 from tiercast.observing.fleet import LARGEST, digest_of, library_version, processes_of
@@ -17,7 +17,7 @@ from tiercast.observing.fleet import LARGEST, digest_of, library_version, proces
 
 def test_every_process_is_listed(environ: dict[str, str], redis_url: str) -> None:
     """Each process of the fleet is listed with where it is, what it runs, how far it is and how well it does."""
-    config = CacheConfig(name="fleet", distributed=DistributedCacheConfig(connection_string=redis_url))
+    config = CacheConfig(name="fleet", distributed=patient(redis_url))
     with working(environ, 3, redis=redis_url, name="fleet", hits=[10, 20, 30], misses=2) as workers:
         with CacheManager(config) as cache:
             cache.coherence.start()
