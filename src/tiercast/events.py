@@ -155,7 +155,7 @@ class Events:
         """
         if event.startswith(RESERVED):
             raise InvalidationError(f"event {event!r}: names that begin with {RESERVED!r} are tiercast's own")
-        return encode_event(DomainEvent(event, payload or {}, self._runtime.coherence.member))
+        return encode_event(DomainEvent(event, payload or {}, self._runtime.coherence.fleet.member))
 
     def happened(self, event: str, payload: Mapping[str, Any] | None) -> Plan[None]:
         """Tell the handlers of this process."""
@@ -191,7 +191,7 @@ class Events:
         event = decode_event(message)
         if event is None:
             return False
-        if event.origin == self._runtime.coherence.member:
+        if event.origin == self._runtime.coherence.fleet.member:
             return True
         if event.name.startswith(RESERVED):
             if event.name == PURGED:

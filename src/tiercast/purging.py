@@ -123,7 +123,7 @@ class Purging(Operations):
                 counts["local"] += early
         finally:
             runtime.sweeper.held -= 1
-        told = encode_event(DomainEvent(PURGED, origin=runtime.coherence.member))
+        told = encode_event(DomainEvent(PURGED, origin=runtime.coherence.fleet.member))
         yield from runtime.events.broadcast(PURGED, told, quietly=True)
         yield from runtime.sweeper.give_back_the_past()
         if missed:

@@ -69,8 +69,8 @@ class CoherenceView:
             carried=coherence.carried,
             waiting=coherence.outbox.waiting(),
             failure=coherence.failure or runtime.listener.failure,
-            member=coherence.member,
-            members=tuple(member.name for member in coherence.members_seen if member.lapsed < 0),
+            member=coherence.fleet.member,
+            members=tuple(coherence.fleet.live()),
             counters={name: getattr(coherence.counters, name).value for name in coherence.counters.__slots__},
         )
 

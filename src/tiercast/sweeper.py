@@ -134,7 +134,7 @@ class Sweeper:
         if self._at_once:
             self._at_once = False
             self._runtime.sweep()
-            if self._host_elected():
+            if self._runtime.coherence.fleet.elected_of_host():
                 yield from self._through(self._begin(self._runtime.disks()))
         if now < self._next or self.held:
             return
@@ -165,7 +165,7 @@ class Sweeper:
         stores = self._stores()
         if stores and (newest > _of(self._clean, epoch) or (self._past != epoch and self._runtime.remote in stores)):
             return True
-        if oldest is None or not coherence.elected():
+        if oldest is None or not coherence.fleet.elected():
             return False
         horizon, tried = self._horizon(now), _of(self._tried, epoch)
         return (horizon > tried and newest > tried and horizon >= oldest) or self._lifetime_horizon(now) >= oldest
@@ -203,17 +203,10 @@ class Sweeper:
     def _stores(self) -> list[Any]:
         """Return the stores that are this process's to walk."""
         runtime = self._runtime
-        stores: list[Any] = list(runtime.disks()) if self._host_elected() else []
-        if runtime.remote is not None and runtime.coherence.elected():
+        stores: list[Any] = list(runtime.disks()) if runtime.coherence.fleet.elected_of_host() else []
+        if runtime.remote is not None and runtime.coherence.fleet.elected():
             stores.append(runtime.remote)
         return stores
-
-    def _host_elected(self) -> bool:
-        """Whether this process is the one of its host's: the first by name of the live."""
-        coherence = self._runtime.coherence
-        host = host_of(coherence.member)
-        live = [each.name for each in coherence.members_seen if each.lapsed < 0 and host_of(each.name) == host]
-        return not live or min(live) == coherence.member
 
     def _through(self, walk: Walk) -> Plan[None]:
         while walk.stores:
@@ -272,7 +265,7 @@ class Sweeper:
         horizon = self._lifetime_horizon(runtime.clock.monotonic())
         if (yield from self._all_in_sight()):
             horizon = max(horizon, walk.horizon)
-        if horizon <= 0 or not runtime.coherence.elected():
+        if horizon <= 0 or not runtime.coherence.fleet.elected():
             return 0
         log: Any = runtime.log
         runtime.sweep()  # memory has been judged by them before they go
@@ -293,7 +286,7 @@ class Sweeper:
     def _all_in_sight(self) -> Plan[bool]:
         """Whether a walk by this process goes through every store that there is."""
         runtime = self._runtime
-        if not runtime.coherence.elected() or any(isinstance(tier, SyncTier) for tier in self._below()):
+        if not runtime.coherence.fleet.elected() or any(isinstance(tier, SyncTier) for tier in self._below()):
             return False
         if runtime.log.kind != "redis":
             return True
@@ -390,8 +383,3 @@ def _of(mark: tuple[str, int], epoch: str) -> int:
 def _failures(store: Any) -> int:
     """Return how often a disk has failed: a scan of it that fails ends as if it were complete."""
     return int(store.store.failures.value) if hasattr(store, "expire") else 0
-
-
-def host_of(member: str) -> str:
-    """Return the host in a member's name, "host:pid:nonce"."""
-    return member.rsplit(":", 2)[0]

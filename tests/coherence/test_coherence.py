@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from servers import wait_until
-from tiercast import CacheConfig, CacheManager, CoherenceConfig, DistributedCacheConfig
+from stacks import patient
+from tiercast import CacheConfig, CacheManager, CoherenceConfig
 from tiercast.clock import SystemClock
 from tiercast.coherence.coherence import Coherence
 from tiercast.coherence.ledger import Ledger
@@ -360,8 +361,8 @@ def test_a_new_life_of_the_log_counts_with_whoever_is_in_it(
     other = process()
     drive(other.append([DRAFT]))
     assert engine.position()[0] == other.position()[0]
-    assert engine.member in {member.name for member in drive(log.members())}
-    with pytest.raises(BarrierTimeout, match=engine.member):
+    assert engine.fleet.member in {member.name for member in drive(log.members())}
+    with pytest.raises(BarrierTimeout, match=engine.fleet.member):
         drive(other.barrier(drive(other.append([DRAFT])), 0.01))
 
 
@@ -377,13 +378,13 @@ def test_whom_a_barrier_waits_for_says_at_once_how_far_it_is(log: SharedLog, pro
     for _ in range(5):
         drive(engine.hear(asked))
     said = {member.name: member.applied for member in drive(log.members())}
-    assert said[engine.member] == delivery.position
+    assert said[engine.fleet.member] == delivery.position
     assert log.beats - before == 2, "one that brings it there, and one that says so"
 
 
 def test_whoever_hears_the_next_records_asks_redis_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a message says suffices, and it says that nothing is left to carry to L3 either."""
-    config = CacheConfig(coherence=LONG, distributed=DistributedCacheConfig(connection_string=redis_url))
+    config = CacheConfig(coherence=LONG, distributed=patient(redis_url))
     with CacheManager(config) as one, CacheManager(config) as two:
         for manager in (one, two):
             manager.coherence.start(20)

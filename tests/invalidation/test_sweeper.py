@@ -372,10 +372,10 @@ def test_one_process_of_the_fleet_walks_redis_and_one_of_each_host_its_disk(
         make("memory+disk+redis", tmp_path / "another host", redis_url, **settings) as elsewhere,
     ):
         caches = (one, two, elsewhere)
-        elsewhere._runtime.coherence.member = "elsewhere:1:0"
+        elsewhere._runtime.coherence.fleet.member = "elsewhere:1:0"
         for cache in caches:
             cache.coherence.start(10.0)
-        wait_until(lambda: all(len(each._runtime.coherence.members_seen) == 3 for each in caches), 10.0, "all")
+        wait_until(lambda: all(len(each._runtime.coherence.fleet.seen) == 3 for each in caches), 10.0, "all")
         walks = [[store.name for store in each._runtime.sweeper._stores()] for each in caches]
         assert [walk.count("remote") for walk in walks].count(1) == 1
         assert sorted(walk.count("disk") for walk in walks[:2]) == [0, 1]

@@ -83,7 +83,7 @@ class SimRuntime(Runtime):
         self.coherence.outbox = process.outbox
         self.coherence.wake = process.wake
         self.coherence.digest = str
-        self.coherence.member = f"{process.host.name}:{process.name}:{process.life}"
+        self.coherence.fleet.member = f"{process.host.name}:{process.name}:{process.life}"
 
     def _connections(self) -> None:
         return None

@@ -142,7 +142,7 @@ class World(Scheduler):
     def heard_from(self, member: str) -> None:
         """Note that the log heard from a member."""
         for process in self.processes:
-            if process.coherence.member == member:
+            if process.coherence.fleet.member == member:
                 process.last_beat = self.now
 
     def appended(self, record: Record, draft: Draft) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from ..errors import BarrierTimeout, BusUnavailable, DeliveryError
 from ..keys import decode_target
 from ..plans import Blocking, Pause, Plan
-from .following import Following, member_name
+from .following import Following
 from .inbox import Apply, Duplicate, meaning_of
 from .log import LogUnavailable, Write
 from .notices import announced, question, questioned
@@ -174,7 +174,7 @@ class Coherence(Following):
         return Delivery(head.epoch, appended.position, appended.written, local, head.time)
 
     def _signed(self, draft: Draft, now: float) -> Draft:
-        return Draft(draft.kind, draft.region, draft.targets, draft.soft, self.member, now)
+        return Draft(draft.kind, draft.region, draft.targets, draft.soft, self.fleet.member, now)
 
     def _queue(self, drafts: Sequence[Draft]) -> Plan[Delivery]:
         # Queued before it is marked: a heartbeat that finds nothing waiting takes the marks away.
@@ -246,7 +246,7 @@ class Coherence(Following):
             missing.append("(whoever ran before this epoch)")
         for member in pulse.members:
             reached = member.epoch == epoch and (epoch != delivery.epoch or member.applied >= (delivery.position or 0))
-            if reached or member.name == self.member:
+            if reached or member.name == self.fleet.member:
                 continue
             if member.lapsed < 0 or (member.lapsed < limit and waited < limit):
                 missing.append(member.name)
@@ -269,7 +269,7 @@ class Coherence(Following):
         """Deregister, so that barriers do not wait for a process that closed."""
         if self.started:
             try:
-                yield from self.log.leave(self.member)
+                yield from self.log.leave(self.fleet.member)
             except LogUnavailable as exc:
                 logger.info("could not deregister; the lease will lapse", extra={"reason": str(exc)})
         yield from self.log.close()
@@ -279,10 +279,9 @@ class Coherence(Following):
         self._together = Together()
         if self.log.kind == "memory":  # its child's log is its own, and begins anew by itself
             return
-        self.member = member_name()
+        self.fleet.begin()
         self.started = False
         self._registered = ""
         self._forked = self.clock.monotonic()
-        self.members_seen = ()
         self._snapshot_asked = float("-inf")
         self.ledger.proven_until = float("-inf")

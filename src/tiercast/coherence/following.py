@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import secrets
-import socket
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
 from ..keys import decode_target
 from ..monitoring.counter import Counter
 from ..plans import Plan
-from .log import Beat, Head, Log, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
+from .fleet import Fleet
+from .log import Beat, Head, Log, LogUnavailable, Pulse, Snapshot, Tail, Write
 from .records import Draft, Kind, Record
+from .settling import Settling
 from .together import Together, entered
 
 if TYPE_CHECKING:
@@ -80,11 +77,6 @@ class CoherenceCounters:
         def __getattr__(self, name: str) -> Counter: ...
 
 
-def member_name() -> str:
-    """Return this process's name in the fleet: host, pid and a nonce, since pids come back."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-
-
 class Following:
     """The part of `Coherence` that keeps this process, its host's stores and L3 where the log is."""
 
@@ -109,7 +101,7 @@ class Following:
         self.stores = stores
         self.burials = burials
         self.counters = CoherenceCounters()
-        self.member = member_name()
+        self.fleet = Fleet()
         self.started = False
         self.listen: Callable[[], Channel] | None = getattr(log, "listen", None)
         """Opens the bus (blocking); None where the log needs none."""
@@ -117,7 +109,6 @@ class Following:
         """Seconds that a proof holds; a log that no other process can write to needs none."""
         self.carried = 0
         self.log_time = 0.0
-        self.members_seen: tuple[Member, ...] = ()
         self.head_seen = 0
         """The newest position that the log was seen at."""
         self.digest: Callable[[], str] = str
@@ -146,7 +137,7 @@ class Following:
         self._together = Together()
         self._snapshot_asked = float("-inf")
         self._epoch_changed = float("-inf")
-        self._history: deque[tuple[float, int]] = deque(maxlen=100_000)
+        self._settling = Settling(settings.origin_lag)
 
     # -- where this process stands --------------------------------------------------------
 
@@ -231,7 +222,7 @@ class Following:
             self.counters.beats_failed.add()
             raise
         self.counters.beats.add()
-        self.members_seen = pulse.members
+        self.fleet.seen = pulse.members
         self._said = said
         yield from self._follow(pulse.tail)
         with ledger.lock:
@@ -254,7 +245,7 @@ class Following:
 
     def _register(self, position: tuple[str, int], digest: str = "") -> Plan[Pulse]:
         """Say where this process is, renew its lease, and read what came since."""
-        pulse = yield from self.log.beat(Beat(self.member, *position, 2 * self.settings.max_staleness, digest))
+        pulse = yield from self.log.beat(Beat(self.fleet.member, *position, 2 * self.settings.max_staleness, digest))
         self._registered = pulse.tail.head.epoch
         return pulse
 
@@ -329,8 +320,7 @@ class Following:
                 self._epoch_changed = self.clock.monotonic()
         self._snapshot_asked = asked
         ledger.reset(head.epoch, head.position, snapshot.stamps, snapshot.floor)
-        self._history.clear()
-        self._history.append((self.clock.monotonic(), head.position))
+        self._settling.begin(self.clock.monotonic(), head.position)
         self.carried = head.carried
         self.log_time = max(self.log_time, head.time)
         ledger.head_word = snapshot.word
@@ -375,8 +365,8 @@ class Following:
             self.counters.records.add()
             fresh.append(record)
         if fresh:
-            if self.settings.origin_lag:
-                self._history.append((self.clock.monotonic(), ledger.applied))
+            if self._settling.lag:
+                self._settling.note(self.clock.monotonic(), ledger.applied)
             self.carried = max(self.carried, min(carried, ledger.applied))
             self.observe(fresh)
             if self.stores or self.carried < ledger.applied:
@@ -399,24 +389,6 @@ class Following:
             self.outbox.done(batch)
             self.counters.replayed.add()
             yield from self._follow(appended.tail)
-
-    def owns(self, name: str) -> bool:
-        """Whether this process does the background refresh of a key: the highest random weight of the live members.
-
-        Thaler and Ravishankar, Using name-based mappings to increase hit rates, 1998 (rendezvous hashing).
-        """
-        live = [member.name for member in self.members_seen if member.lapsed < 0]
-        if len(live) < 2 or self.member not in live:
-            return True
-        return (
-            max(live, key=lambda member: blake2b(f"{member}\0{name}".encode(errors="surrogatepass")).digest())
-            == self.member
-        )
-
-    def elected(self) -> bool:
-        """Whether this process does what one process of the fleet should do: the first by name of the live."""
-        live = [member.name for member in self.members_seen if member.lapsed < 0]
-        return not live or min(live) == self.member
 
     # -- bringing what shares this host, and L3, up to date --------------------------------
 
@@ -441,7 +413,7 @@ class Following:
     def carry(self, bury: Callable[[Sequence[tuple[Record, str]]], Plan[bool]]) -> Plan[None]:
         """Bury in L3 what key records killed there and publish how far that is done; one process of the fleet does it."""
         epoch, applied = self.position()
-        if self.carried >= applied or not self.elected():
+        if self.carried >= applied or not self.fleet.elected():
             return
         tail = yield from self.log.read((epoch, self.carried))
         if tail.records is None or tail.head.epoch != epoch:
@@ -457,15 +429,7 @@ class Following:
 
     def settled_position(self) -> int:
         """Return the position that was applied `origin_lag` seconds ago; the ledger's lock is held."""
-        lag = self.settings.origin_lag
-        if not lag:
-            return self.ledger.applied
-        horizon = self.clock.monotonic() - lag
-        while len(self._history) > 1 and self._history[1][0] <= horizon:
-            self._history.popleft()
-        if self._history and self._history[0][0] <= horizon:
-            return self._history[0][1]
-        return 0 if self._history else self.ledger.applied
+        return self._settling.position(self.clock.monotonic(), self.ledger.applied)
 
 
 def keys_of(records: Iterable[Record]) -> list[Removal]:

@@ -110,7 +110,9 @@ def failed(region: Region, address: Address, local_key: Hashable, spare: Spare, 
 
 def owns(region: Region, address: Address) -> bool:
     """Whether this process is the one of those that share its fills that refreshes a key first."""
-    return not region.shared or region.coherence.owns(f"{address.region}:{encode_target(address.scope, address.key)}")
+    return not region.shared or region.coherence.fleet.owns(
+        f"{address.region}:{encode_target(address.scope, address.key)}"
+    )
 
 
 def may_refresh(region: Region, address: Address, local_key: Hashable, entry: Entry) -> bool:

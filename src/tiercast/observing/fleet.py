@@ -104,15 +104,15 @@ def fleet_of(runtime: Runtime, *, strict: bool = False) -> Plan[list[Process]]:
         if strict:
             raise
         coherence.failure = str(exc)
-        members, (epoch, _), head = coherence.members_seen, coherence.position(), None
+        members, (epoch, _), head = coherence.fleet.seen, coherence.position(), None
     mine = coherence.position()
     members = tuple(
         replace(member, epoch=mine[0], applied=mine[1], digest=digest_of(runtime))
-        if member.name == coherence.member
+        if member.name == coherence.fleet.member
         else member
         for member in members
     )
-    return processes_of(members, epoch, head, 2 * runtime.config.coherence.max_staleness, coherence.member)
+    return processes_of(members, epoch, head, 2 * runtime.config.coherence.max_staleness, coherence.fleet.member)
 
 
 def processes_of(members: Sequence[Member], epoch: str, head: int | None, lease: float, me: str = "") -> list[Process]:

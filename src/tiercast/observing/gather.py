@@ -71,7 +71,7 @@ def coherence_figures(runtime: Runtime) -> Figures:
         listening=runtime.listener.connected or coherence.listen is None,
         lag=Figures(records=lag, seconds=age if lag is None else 0.0),
         outbox=Figures(waiting=coherence.outbox.waiting()),
-        members=sum(member.lapsed < 0 for member in coherence.members_seen),
+        members=len(coherence.fleet.live()),
         propagation=Figures(
             same_host=quantiles(runtime.monitor.propagation["same"].read()),
             other_hosts=quantiles(runtime.monitor.propagation["other"].read()),

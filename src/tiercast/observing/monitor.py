@@ -286,7 +286,7 @@ class Monitor:
     def applied(self, records: Sequence[Record]) -> None:
         """Note records that were applied; called under the ledger's lock."""
         runtime = self._runtime
-        me = runtime.coherence.member
+        me = runtime.coherence.fleet.member
         for record in records:
             if record.origin and record.origin != me and record.sent > 0:
                 same = record.origin.rsplit(":", 2)[0] == me.rsplit(":", 2)[0]
