@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 SCAN_PAUSES = (0.05, 0.2)
 """Seconds before a step of a walk that got no answer is tried again: one slow answer is no reason to give up."""
 
+STARTS = 3
+"""Attempts to start before what is dead is counted: one slow answer is no reason to count what was dead before."""
+
 MARKS = 3
 """Attempts to mark an entry stale, where a fill that may be as old takes its place meanwhile."""
 
@@ -209,7 +212,8 @@ class Runtime(Parts):
         Returns:
             How many entries records have dropped from memory so far, and how many were removed from disk now.
         """
-        yield from self.coherence.started_or_away()  # who knows no record yet takes nothing for dead
+        for _ in range(STARTS):  # who knows no record yet takes nothing for dead
+            yield from self.coherence.started_or_away()
         yield from self.flush()
         yield Blocking(self.sweep)
         on_disk = 0

@@ -22,6 +22,8 @@ from tiercast import (
     SerializationError,
     UnknownKeyword,
 )
+from tiercast.coherence.log import Beat, LogUnavailable, Pulse
+from tiercast.plans import Plan
 
 SCOPES = ScopeConfig(
     [
@@ -287,6 +289,29 @@ class TestInvalidation:
         call(cache.invalidate_tags, ["before"])
         call(cache.close)
         assert call(make().invalidate_tags, ["t"], count=True).removed == (3 if "disk" in stack else 0)
+
+    def test_count_where_the_log_first_does_not_answer(
+        self, make: Callable[..., CacheManager], call: Sync, stack: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that could not start at once does not count either what was dead on disk before it."""
+        cache = make()
+        call(cache.set, "old", 1, tags=["before"])
+        call(cache.set, "k", 1, tags=["t"])
+        call(cache.invalidate_tags, ["before"])
+        call(cache.close)
+        late = make()
+        log, slow = late._runtime.log, [LogUnavailable("slow"), LogUnavailable("slow")]
+        beat = log.beat
+
+        def at_last(said: Beat) -> Plan[Pulse]:
+            if slow:
+                raise slow.pop()
+            return (yield from beat(said))
+
+        monkeypatch.setattr(log, "beat", at_last)
+        monkeypatch.setattr(late._runtime.listener, "start", bool)  # which would start it meanwhile
+        assert call(late.invalidate_tags, ["t"], count=True).removed == (1 if "disk" in stack else 0)
+        assert not slow
 
     def test_tag_cache_key(self, cache: CacheManager, call: Sync) -> None:
         """Tags may be added later to an entry that stands, and never make one."""
