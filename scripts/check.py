@@ -5,7 +5,7 @@ python scripts/check.py lint       only the linters and type checkers
 
 Run by the development environment's interpreter. The suites mostly wait, so everything on this Python runs beside
 all the rest but the benchmarks, which come last and alone. It is shown as it goes, the rest after it, each step
-whole; the last line is its closing line once more.
+whole; then come a line for each step, what failed, and its closing line once more.
 """
 
 from __future__ import annotations
@@ -63,9 +63,15 @@ class Step:
         write(self.said)
 
     @property
-    def last_line(self) -> str:
-        lines = self.said.decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    def lines(self) -> list[str]:
+        """What it said, without the empty lines."""
+        return [line.rstrip() for line in self.said.decode(errors="replace").split("\n") if line.strip()]
+
+    @property
+    def complaints(self) -> list[str]:
+        """What of a failed step is worth saying again at the very end: pytest's summary of failures, else its last lines."""
+        named = [line for line in self.lines if line.startswith(("FAILED ", "ERROR "))]
+        return [line[:300] for line in named[:10] or self.lines[-5:]]
 
 
 def write(output: bytes) -> None:
@@ -144,8 +150,10 @@ def main(arguments: list[str]) -> int:
     print(f"\n=== {len(steps) - len(failed)} of {len(steps)} steps are good, {time.monotonic() - begun:.0f} s")
     for step in steps:
         print(f"{'FAILED' if step.status else 'ok':6} {step.seconds:6.1f} s  {step.title}")
+    for step in failed:
+        print(f"--- {step.title}", *step.complaints, sep="\n")
     if arguments != ["lint"]:
-        print(steps[-1].last_line)
+        print(*steps[-1].lines[-1:])
     return 1 if failed else 0
 
 
