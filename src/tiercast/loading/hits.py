@@ -209,12 +209,12 @@ if place_path is not None:
 
 # By class as well: the interpreter reads a slot fastest where a piece of code has met entries of one class only.
 @lru_cache(maxsize=64)
-def _hit_maker(shape: Shape, _: str) -> Callable[..., Any]:
+def _hit_maker(shape: Shape, _entry_type: str) -> Callable[..., Any]:
     return _made(_HIT.format(reading=_indented(reading(shape), 8)), "make")
 
 
 @lru_cache(maxsize=64)
-def _hits_maker(shape: Shape, _: str) -> Callable[..., Any]:
+def _hits_maker(shape: Shape, _entry_type: str) -> Callable[..., Any]:
     return _made(
         _HITS.format(
             heads=" or region.heads[0] != ledger.head_word" if shape.heads else "",
@@ -226,7 +226,7 @@ def _hits_maker(shape: Shape, _: str) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=64)
-def _get_maker(shape: Shape, _: str, scoped: bool, is_async: bool) -> Callable[..., Any]:
+def _get_maker(shape: Shape, _entry_type: str, scoped: bool, is_async: bool) -> Callable[..., Any]:
     placed = reading(shape, "place_key")
     return _made(
         _GET.format(
