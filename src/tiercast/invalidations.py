@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .coherence.log import LogUnavailable
 from .coherence.records import Draft, Kind
 from .coherence.result import InvalidationResult
 from .errors import BarrierTimeout, ScopeError
 from .events import checked_name
 from .invalidation.drafts import confined_to, pattern_draft, target_drafts
+from .keys import decode_target
 from .loading.writing import bury
 from .plans import Pause, Plan, drive, drive_async
 from .purging import Purging
 from .region import Duration, Region, tags_of
 from .standing import BATCH, several
+from .tiers.entry import Address
 
 if TYPE_CHECKING:
+    from .coherence.coherence import Delivery
     from .invalidation.targets import Target
 
 __all__ = ["Invalidations", "pattern_draft"]
@@ -80,12 +84,12 @@ class Invalidations(Purging):
         self._appending(barrier)
         if not addresses:
             return self._nothing(count)
-        before = (yield from self._runtime.drop_dead()) if count else None
+        before = (yield from self._before(() if soft else addresses)) if count else None
         for start in range(0, len(addresses), BATCH):
             if start:
                 yield Pause(0.0)
             delivery = yield from bury(region, addresses[start : start + BATCH], soft=soft, require=require)
-        removed = yield from self._removed_since(before)
+        removed = yield from self._removed_since(before, delivery)
         return (yield from self._settled(delivery, barrier, removed))
 
     def invalidate_pattern(
@@ -387,19 +391,34 @@ class Invalidations(Purging):
         self._appending(barrier)
         if not drafts:
             return self._nothing(count)
-        before = (yield from self._runtime.drop_dead()) if count else None
         keys = [draft for draft in drafts if draft.kind is Kind.KEY and not draft.soft]
+        addresses = [Address(draft.region, *decode_target(target)) for draft in keys for target in draft.targets]
+        before = (yield from self._before(addresses)) if count else None
         writes = self._runtime.burials(keys) if keys else ()
         delivery = yield from self._runtime.coherence.append(drafts, writes, require=require)
-        removed = yield from self._removed_since(before)
+        removed = yield from self._removed_since(before, delivery)
         return (yield from self._settled(delivery, barrier, removed))
 
-    def _removed_since(self, before: tuple[int, int] | None) -> Plan[int | None]:
+    def _before(self, keys: Sequence[Address]) -> Plan[tuple[int, int]]:
+        """Remove what is dead already, before `keys` are invalidated, and count what will be dropped by itself.
+
+        Returns:
+            How many entries memory has dropped so far, and of how many of the keys this host's disk holds one.
+        """
+        dropped, _ = yield from self._runtime.drop_dead()
+        return dropped, (yield from self._runtime.on_disk(keys))
+
+    def _removed_since(self, before: tuple[int, int] | None, delivery: Delivery) -> Plan[int | None]:
         """Return how many entries were dropped here since what was dead already had gone; None: nobody asked."""
         if before is None:
             return None
-        dropped, on_disk = yield from self._runtime.drop_dead()
-        return dropped - before[0] + on_disk
+        dropped, held = before
+        try:
+            yield from self._runtime.coherence.follow_stores()  # which removes the keys: none of them is counted twice
+        except LogUnavailable:
+            held = 0
+        now, on_disk = yield from self._runtime.drop_dead()
+        return now - dropped + on_disk + (held if delivery.delivered else 0)
 
     def _nothing(self, count: bool) -> InvalidationResult:
         """Return the result of an invalidation that names nothing."""

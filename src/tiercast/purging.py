@@ -15,7 +15,7 @@ from .errors import DeliveryError, InvalidationError
 from .events import PURGED
 from .invalidation.drafts import confined_to, inside, pattern_draft
 from .invalidation.travelling import DomainEvent, encode_event
-from .keys import compile_glob
+from .keys import compile_glob, decode_target
 from .operations import Operations
 from .plans import Plan, drive, drive_async
 from .region import Duration, Region, tags_of
@@ -115,12 +115,12 @@ class Purging(Operations):
         runtime.sweeper.held += 1
         try:
             yield from runtime.flush()  # what is on its way to the disk is removed, and counted, like the rest
-            # The record of one key lets memory drop it as it is applied: it is removed, and counted, before.
-            early = (yield from runtime.remove_from_memory(matches)) if drafts[0].kind is Kind.KEY else 0
+            # Of one key every tier drops its entry by itself as soon as the record is known: it is looked for before.
+            one = drafts[0].kind is Kind.KEY
+            held = (yield from runtime.holding(Address(name, *decode_target(drafts[0].targets[0])))) if one else {}
             delivery = yield from runtime.coherence.append(drafts, require=require)
             counts, missed = yield from runtime.remove_matching(matches)
-            if early:
-                counts["local"] += early
+            counts = {tier: max(count, held.get(tier, 0)) for tier, count in counts.items()}
         finally:
             runtime.sweeper.held -= 1
         told = encode_event(DomainEvent(PURGED, origin=runtime.coherence.fleet.member))

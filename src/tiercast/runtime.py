@@ -253,11 +253,25 @@ class Runtime(Parts):
             else:
                 yield Pause(pause)
 
-    def remove_from_memory(self, matches: Callable[[Address, tuple[str, ...]], bool]) -> Plan[int]:
-        """Remove from this process's memory what matches; returns how many entries it was."""
-        memories = [region for region in self._regions.values() if region.memory is not None]
-        removed: int = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
-        return removed
+    def holding(self, address: Address) -> Plan[dict[str, int]]:
+        """Return in how many stores of each tier there is an entry under an address."""
+        yield from self.coherence.started_or_away()
+        region, counts = self._regions.get(address.region), {"local": 0}
+        if region is not None and region.memory is not None:
+            counts["local"] = int(region.memory.get(region.local_key(address)) is not None)
+        counts["disk"] = yield from self.on_disk((address,))
+        if self.remote is not None:
+            reading = yield from self.remote.get_many((address,), self.coherence.position()[0])
+            counts["remote"] = len(reading.found)
+        return counts
+
+    def on_disk(self, addresses: Sequence[Address]) -> Plan[int]:
+        """Return how many entries of some addresses this host's disks hold."""
+        epoch, _ = self.coherence.position()
+        count = 0
+        for disk in self._disks.values():
+            count += len((yield from disk.get_many(addresses, epoch)).found)
+        return count
 
     def remove_matching(
         self, matches: Callable[[Address, tuple[str, ...]], bool]
@@ -265,8 +279,9 @@ class Runtime(Parts):
         """Remove physically what matches; returns the counts per tier, and the tiers that could not be walked whole."""
         counts: dict[str, int] = {}
         missed: list[str] = []
-        if any(region.memory is not None for region in self._regions.values()):
-            counts["local"] = yield from self.remove_from_memory(matches)
+        memories = [region for region in self._regions.values() if region.memory is not None]
+        if memories:
+            counts["local"] = yield Blocking(lambda: sum(region.remove_matching(matches) for region in memories))
         tiers: list[tuple[str, Tier]] = [("disk", disk) for disk in self._disks.values()]
         if self.remote is not None:
             tiers.append(("remote", self.remote))

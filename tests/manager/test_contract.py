@@ -22,6 +22,7 @@ from tiercast import (
     SerializationError,
     UnknownKeyword,
 )
+from tiercast.coherence.coherence import Delivery
 from tiercast.coherence.log import Beat, LogUnavailable, Pulse
 from tiercast.plans import Plan
 
@@ -65,6 +66,21 @@ def make(
 @pytest.fixture
 def cache(make: Callable[..., CacheManager]) -> CacheManager:
     return make()
+
+
+def follow_the_log(cache: CacheManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what follows the log in the background done as soon as a record stands there."""
+    runtime = cache._runtime
+    append = runtime.coherence.append
+
+    def followed(*args: Any, **kwargs: Any) -> Plan[Delivery]:
+        delivery = yield from append(*args, **kwargs)
+        yield from runtime.coherence.follow_stores()
+        if runtime.remote is not None:
+            yield from runtime.coherence.carry(runtime._carry)
+        return delivery
+
+    monkeypatch.setattr(runtime.coherence, "append", followed)
 
 
 class TestValues:
@@ -279,6 +295,20 @@ class TestInvalidation:
         assert result.removed == per_tier[stack]
         assert call(cache.invalidate_tags, ["t"]).removed is None
 
+    @pytest.mark.parametrize("followed", [False, True], ids=["at once", "after the tiers dropped it"])
+    def test_count_of_keys(
+        self, cache: CacheManager, call: Sync, stack: str, followed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Keys count where they lay, whether or not the disk has followed the log before it is walked."""
+        call(cache.multi_set, {f"k{n}": n for n in range(5)})
+        if followed:
+            follow_the_log(cache, monkeypatch)
+        copies = len({"memory", "disk"} & set(stack.split("+")))
+        assert call(cache.invalidate_keys, ["k0", "k1", "k1", "absent"], count=True).removed == 2 * copies
+        assert call(cache.invalidate_pattern, "k2", count=True).removed == copies
+        assert call(cache.invalidate_keys, ["k0"], count=True).removed == 0
+        assert call(cache.invalidate_keys, ["k3"], soft=True, count=True).removed == 0
+
     def test_count_of_what_a_process_does_first(
         self, make: Callable[..., CacheManager], call: Sync, stack: str
     ) -> None:
@@ -348,6 +378,15 @@ class TestInvalidation:
         names = {"memory": "local", "disk": "disk", "redis": "remote"}
         assert call(cache.purge, pattern="user:1") == {names[part]: 1 for part in stack.split("+")}
         assert call(cache.multi_get, ["user:1", "user:12"]) == {"user:12": 1}
+
+    def test_purge_of_one_key_that_the_tiers_drop_by_themselves(
+        self, cache: CacheManager, call: Sync, stack: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What follows the log in the background comes before the walk: the entry counts as removed nevertheless."""
+        call(cache.set, "k", 1)
+        follow_the_log(cache, monkeypatch)
+        names = {"memory": "local", "disk": "disk", "redis": "remote"}
+        assert call(cache.purge, pattern="k") == {names[part]: 1 for part in stack.split("+")}
 
     def test_purge_appends_like_the_rest(self, cache: CacheManager, call: Sync) -> None:
         """A purge waits for the barrier and for delivery as whatever appends does."""
