@@ -16,6 +16,7 @@ import pytest
 from loaders import PATIENCE, Crowd, Gate, eventually
 from stacks import config_of, patient
 from tiercast import CacheManager
+from tiercast.coherence.fleet import Fleet
 from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
 
@@ -238,7 +239,7 @@ class TestRefresh:
     def test_the_owner_begins(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who does not own the key leaves it a head start, and then refreshes nevertheless: the owner may never read it."""
         cache, gate = make(), Gate()
-        monkeypatch.setattr(cache._runtime.coherence, "owns", lambda name: False)
+        monkeypatch.setattr(Fleet, "owns", lambda self, name: False)
         cache.set("k", "old")
         cache.invalidate_keys(["k"], soft=True)
         began = time.monotonic()
