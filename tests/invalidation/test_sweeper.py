@@ -12,6 +12,7 @@ import pytest
 from servers import RedisServer, wait_until
 from stacks import STACKS, Async, Sync, config_of
 from tiercast import CacheManager, CoherenceConfig, InvalidationError, sweeper
+from tiercast.coherence.fleet import Fleet
 from tiercast.plans import drive
 from tiercast.testing import FakeClock
 from tiercast.tiers.base import Guard, Put
@@ -255,7 +256,9 @@ def test_a_load_on_its_way_keeps_this_processs_stamps(tmp_path: Path, clock: Fak
         assert cache.get("k") is None
 
 
-def test_disks_of_a_fleet_keep_its_stamps(redis_url: str, tmp_path: Path, clock: FakeClock) -> None:
+def test_disks_of_a_fleet_keep_its_stamps(
+    redis_url: str, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where hosts that are off now may have entries on disk, a stamp goes only when all that is older is past max_lifetime.
 
     Also where the process that sweeps has no disk itself: those that have noted it in the log.
@@ -266,8 +269,8 @@ def test_disks_of_a_fleet_keep_its_stamps(redis_url: str, tmp_path: Path, clock:
     ):
         other.set("k", 1, tags=["dead"])
         cache.invalidate_tags(["dead"])
+        monkeypatch.setattr(Fleet, "elected", lambda self: True)
         for each in (cache, other):
-            each._runtime.coherence.elected = lambda: True  # type: ignore[method-assign]
             settle(each, clock)
         clock.advance(FENCE + 1)
         assert [0, 0] == [each.sweep().stamps for each in (cache, other)]
