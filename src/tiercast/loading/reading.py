@@ -333,7 +333,7 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
             return filled
         return (yield from _load(errand, flight))
     except GeneratorExit:  # thrown away where it stood: nothing can be asked for any more, and the lease ends by itself
-        flight.lease = ""
+        lease.lapse()
         raise
     finally:
         yield from lease.release()
