@@ -6,6 +6,7 @@ Two managers of one fleet stand for two processes: they share nothing but Redis,
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,6 +197,14 @@ class TestLosing:
         began = time.monotonic()
         assert await asyncio.to_thread(two.get_or_set, "k", lambda: "second") == "second"
         assert time.monotonic() - began < PATIENCE
+
+    @pytest.mark.parametrize("lock_ttl", [1e-6, 1e300, math.inf])
+    def test_a_lease_may_be_as_short_or_long_as_a_caller_says(self, make: Make, lock_ttl: float) -> None:
+        """Redis takes no expiry that is infinite, or longer than its clock runs."""
+        one, two = make(), make()
+        assert one.get_or_set("k", lambda: 1, lock_ttl=lock_ttl) == 1
+        one.delete("k")
+        assert two.get_or_set("k", lambda: 2, lock_ttl=lock_ttl) == 2
 
     def test_no_lease_store_no_wait(self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store of leases that does not answer costs a load too many, never none."""
