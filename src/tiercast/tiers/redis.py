@@ -239,9 +239,14 @@ class RedisTier:
     def _call_many(self, commands: Sequence[Command], *, retry: bool = False) -> Plan[list[Any] | None]:
         if not commands:
             return []
-        write = self.connections.write_timeout
+        request = self.connections.commands(*commands, timeout=self.connections.write_timeout, retry=retry)
         try:
-            replies: list[Any] = yield self.connections.commands(*commands, timeout=write, retry=retry)
+            try:
+                replies: list[Any] = yield request
+            except Unavailable as error:
+                if not (retry and error.dropped):
+                    raise
+                replies = yield request  # `close` took the connection away: a lease must be given back all the same
         except Unavailable:
             self.failures.add()
             return None
