@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, SystemClock
@@ -349,19 +350,28 @@ class Runtime(Parts):
                 return
             self.closed = True
             self._begun = False
-        steps: list[Plan[None]] = [blocking(self.monitor.close), blocking(self._forget), blocking(self._stop)]
-        steps += [self.coherence.leave(), *(disk.close() for disk in self._disks.values())]
+        steps: list[Callable[[], Plan[None]]] = [
+            partial(blocking, self.monitor.close),
+            partial(blocking, self._forget),
+            partial(blocking, self._stop),
+        ]
+        steps += [self.coherence.leave, *(disk.close for disk in self._disks.values())]
         if self.remote is not None:
-            steps.append(self.remote.close())
-        steps.append(blocking(self.coherence.outbox.close))
+            steps.append(self.remote.close)
+        steps.append(partial(blocking, self.coherence.outbox.close))
         failure: BaseException | None = None
         for step in steps:
-            try:
-                yield from step
-            except GeneratorExit:
-                raise
-            except BaseException as exc:  # noqa: BLE001  raised below
-                failure = failure or exc
+            for _ in range(2):  # what was broken off may not have begun
+                try:
+                    yield from step()
+                    break
+                except GeneratorExit:
+                    raise
+                except Exception as exc:  # noqa: BLE001  raised below
+                    failure = failure or exc
+                    break
+                except BaseException as exc:  # noqa: BLE001  raised below
+                    failure = failure or exc
         if failure is not None:
             raise failure
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loaders import PATIENCE, Crowd
+from loaders import PATIENCE, Crowd, eventually_async
 from stacks import config_of
 from tiercast import CacheManager
 from tiercast.errors import ManagerClosed
@@ -47,10 +47,10 @@ class TestCancelled:
         await asyncio.wait([closing])
         with pytest.raises(ManagerClosed):
             cache.get("k")
-        assert not runtime.listener.alive()
-        assert runtime.housekeeper._thread is not None
-        assert not runtime.housekeeper._thread.is_alive()
-        assert not any(disk.store.ready for disk in runtime.disks())
+        housekeeper = runtime.housekeeper._thread
+        assert housekeeper is not None
+        await eventually_async(lambda: not runtime.listener.alive() and not housekeeper.is_alive())
+        await eventually_async(lambda: not any(disk.store.ready for disk in runtime.disks()))
 
 
 class TestMeanwhile:
