@@ -218,19 +218,25 @@ class CacheManager(Invalidations, DecoratorMethods):
 
     def close(self) -> None:
         """Finish background loads, stop the threads, and give back files and connections. Use after it raises."""
-        self._runtime.workers.drain(self.config.coherence.drain_timeout)
-        drive(self._close())
+        try:
+            self._runtime.workers.drain(self.config.coherence.drain_timeout)
+        finally:
+            drive(self._close())
 
     async def close_async(self) -> None:
         """As `close`."""
-        await self._runtime.workers.drain_async(self.config.coherence.drain_timeout)
-        await drive_async(self._close())
+        try:
+            await self._runtime.workers.drain_async(self.config.coherence.drain_timeout)
+        finally:  # whoever closes may be cancelled: nobody else would close the rest
+            await drive_async(self._close())
 
     def _close(self) -> Plan[None]:
-        yield from self._runtime.close()
-        with CacheManager._instance_lock:
-            if CacheManager._instance is self:
-                CacheManager._instance = None
+        try:
+            yield from self._runtime.close()
+        finally:
+            with CacheManager._instance_lock:
+                if CacheManager._instance is self:
+                    CacheManager._instance = None
 
     def __enter__(self) -> Self:
         return self

@@ -127,6 +127,12 @@ class Blocking:
         return await _threads.call(self.function, *self.args)
 
 
+def blocking(function: Callable[[], T]) -> Plan[T]:
+    """Return a plan that wants a function called that may wait, and answers what it returns."""
+    answer: T = yield Blocking(function)
+    return answer
+
+
 def done(value: T) -> Plan[T]:
     """Return a plan that wants nothing and answers `value`."""
     return value

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, SystemClock
@@ -35,7 +36,7 @@ from .loading.writing import burials
 from .observing.fleet import digest_of
 from .observing.monitor import Monitor
 from .parts import Parts
-from .plans import Blocking, Pause, Plan, drive
+from .plans import Blocking, Pause, Plan, blocking, drive
 from .region import Region
 from .sweeper import Sweeper
 from .tiers.entry import STALE, Address
@@ -125,10 +126,10 @@ class Runtime(Parts):
         """
         if self._begun and self._pid == os.getpid():
             return
-        if self.closed:
-            message = "this CacheManager is closed; make a new one, or reset_instance() for the process's own"
-            raise ManagerClosed(message)
         with self._lock:
+            if self.closed:
+                message = "this CacheManager is closed; make a new one, or reset_instance() for the process's own"
+                raise ManagerClosed(message)
             self._pid = os.getpid()
             if self.log.kind != "memory":
                 self.listener.start()
@@ -354,22 +355,45 @@ class Runtime(Parts):
     # -- ending -------------------------------------------------------------------------------------
 
     def close(self) -> Plan[None]:
-        """Stop the threads, deregister, and give back files and connections."""
-        if self.closed:
-            return
-        self.closed = True
-        self._begun = False
-        yield Blocking(self.monitor.close)
+        """Stop the threads, deregister, and give back files and connections.
+
+        Raises:
+            What a step raised first, the caller's cancellation included, once all were taken: nothing is left half closed.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._begun = False
+        steps: list[Callable[[], Plan[None]]] = [
+            partial(blocking, self.monitor.close),
+            partial(blocking, self._forget),
+            partial(blocking, self._stop),
+        ]
+        steps += [self.coherence.leave, *(disk.close for disk in self._disks.values())]
+        if self.remote is not None:
+            steps.append(self.remote.close)
+        steps.append(partial(blocking, self.coherence.outbox.close))
+        failure: BaseException | None = None
+        for step in steps:
+            for _ in range(2):  # what was broken off may not have begun
+                try:
+                    yield from step()
+                    break
+                except GeneratorExit:
+                    raise
+                except Exception as exc:  # noqa: BLE001  raised below
+                    failure = failure or exc
+                    break
+                except BaseException as exc:  # noqa: BLE001  raised below
+                    failure = failure or exc
+        if failure is not None:
+            raise failure
+
+    def _forget(self) -> None:
         with self.ledger.lock:
             self.ledger.proven_until = float("-inf")
             self._drop()
-        yield Blocking(self._stop)
-        yield from self.coherence.leave()
-        for disk in self._disks.values():
-            yield from disk.close()
-        if self.remote is not None:
-            yield from self.remote.close()
-        self.coherence.outbox.close()
 
     def _stop(self) -> None:
         self.listener.stop()

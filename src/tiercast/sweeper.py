@@ -122,8 +122,9 @@ class Sweeper:
         self._runtime.housekeeper.wake()
 
     def forked(self) -> None:
-        """Give up, in a forked child, the walk that is the parent's."""
+        """Give up, in a forked child, the walk and the purges that are the parent's."""
         self._walk = None
+        self.held = 0
 
     # -- in the background ------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import pickle
@@ -143,6 +144,12 @@ def test_a_bound_method_looks_like_one():
     assert inspect.iscoroutinefunction(one.later)
     assert one.plain.__wrapped__(3) == "value 1"
     assert not hasattr(one.plain, "nothing")
+
+
+def test_a_method_can_be_pickled_and_copied_as_functions_are():
+    """By name: for a pool of processes, and where an object that refers to it is copied deeply."""
+    assert pickle.loads(pickle.dumps(Repository.own)) is Repository.own
+    assert copy.deepcopy(Repository.own) is Repository.own
 
 
 def test_a_bound_method_can_be_pickled():

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from tiercast.config import CacheConfig, LocalCacheConfig
 from tiercast.decorators import cached, write_through
-from tiercast.errors import KeyTemplateError
+from tiercast.errors import KeyTemplateError, SerializationError
+from tiercast.manager import CacheManager
 
 
 @pytest.fixture
@@ -116,6 +118,55 @@ async def test_async_writers_and_cancelled_ones(manager, origin):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not manager.contains("user:1")
+
+
+def test_a_value_that_cannot_be_stored_leaves_nothing_that_may_be_old(tmp_path):
+    """The write has happened: what readers have of before is old, and so is what follows from it."""
+    disk = LocalCacheConfig(type="file", directory=tmp_path)
+    with CacheManager(CacheConfig(disk=disk)) as manager:
+
+        @manager.write_through(key="user:{user_id}", invalidate_patterns="user:{user_id}:*", invalidate_tags="lists")
+        def update(user_id):
+            return object()
+
+        manager.multi_set({"user:1": "old", "user:1:posts": "old"})
+        manager.set("list", "old", tags=["lists"])
+        with pytest.raises(SerializationError):
+            update(1)
+        assert manager.multi_get(["user:1", "user:1:posts", "list"]) == {}
+
+
+def test_so_does_one_whose_tags_cannot_be_made(manager):
+    @write_through(key="user:{user_id}", tags=lambda user_id, result: [result["org"]])
+    def update(user_id):
+        return {}
+
+    manager.set("user:1", "old")
+    with pytest.raises(KeyError):
+        update(1)
+    assert manager.get("user:1") is None
+
+
+async def test_so_does_one_that_is_cancelled_while_its_value_is_stored(manager, monkeypatch):
+    """Between the write and the record that would tell of it the caller may be cancelled, by a timeout say."""
+    storing = asyncio.Event()
+
+    @write_through(key="user:{user_id}", invalidate_patterns="user:{user_id}:*")
+    async def update(user_id):
+        return "new"
+
+    async def set_async(*args, **options):
+        storing.set()
+        await asyncio.Event().wait()
+
+    await manager.multi_set_async({"user:1": "old", "user:1:posts": "old"})
+    monkeypatch.setattr(manager, "set_async", set_async)
+    task = asyncio.create_task(update(1))
+    await storing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert manager.multi_get(["user:1", "user:1:posts"]) == {}
 
 
 def test_write_through_on_a_method(manager):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from at_rest import never
-from loaders import PATIENCE, Crowd, Gate, eventually
+from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from tiercast import CacheManager
 from tiercast.testing import FakeClock
 
@@ -76,3 +76,63 @@ class TestBackgroundWork:
         assert cache._runtime.workers.drain(PATIENCE)
         assert {cache.get_or_set(key, never) for key in keys} == {"new"}
         assert len(threads) <= most
+
+
+class Stop(BaseException):
+    """What is raised to get through `except Exception`: by pytest.fail, by gevent's timeouts."""
+
+
+class TestWhatIsNoException:
+    @pytest.mark.parametrize("error", [Stop, asyncio.CancelledError])
+    @pytest.mark.parametrize("kind", ["thread", "task", "thread of a task"])
+    def test_reaches_the_caller_once(self, make: Make, kind: str, error: type[BaseException]) -> None:
+        """The loader is not called again for it, and the thread in which it ran lives on."""
+        cache, calls = make(hard_timeout=PATIENCE), []
+
+        def load() -> str:
+            calls.append(1)
+            if len(calls) == 1:
+                raise error
+            return "again"
+
+        async def load_async() -> str:
+            return load()
+
+        with pytest.raises(error):
+            if kind == "thread":
+                cache.get_or_set("k", load)
+            else:
+                asyncio.run(cache.get_or_set_async("k", load_async if kind == "task" else load))
+        assert len(calls) == 1
+        assert cache._runtime.workers.drain(PATIENCE)
+        assert len(cache._runtime.flights) == 0
+        assert cache.get_or_set("k", load) == "again"
+
+    async def test_a_task_that_is_cancelled_still_hands_over(self, make: Make) -> None:
+        """Who waits for a load in the background whose task somebody cancels leads the next."""
+        cache, gate = make(hard_timeout=PATIENCE), Gate()
+        waits = asyncio.create_task(cache.get_or_set_async("k", gate.load_async))
+        await eventually_async(lambda: gate.calls)
+        for task in asyncio.all_tasks():
+            if task.get_name() == "tiercast-worker":
+                task.cancel()
+        gate.open(1)
+        assert await waits == 1
+        assert gate.calls == 2
+
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    async def test_a_task_that_is_cancelled_before_it_began_holds_up_nobody(self, make: Make, kind: str) -> None:
+        """Its flight is over all the same: the key can be loaded."""
+        cache, gate = make(hard_timeout=PATIENCE), Gate()
+        gate.open(1)
+        load = gate.load if kind == "sync" else gate.load_async
+        waits = asyncio.create_task(cache.get_or_set_async("k", load))
+
+        async def cancel() -> None:
+            for task in asyncio.all_tasks():
+                if task.get_name() == "tiercast-worker":
+                    task.cancel()
+
+        await asyncio.create_task(cancel())
+        assert await waits == 1
+        assert gate.calls == 1

@@ -5,6 +5,8 @@ Two managers of one fleet stand for two processes: they share nothing but Redis,
 
 from __future__ import annotations
 
+import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from loaders import PATIENCE, Crowd, Gate, eventually
+from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import config_of, patient
 from tiercast import CacheManager
 from tiercast.coherence.fleet import Fleet
 from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
+from tiercast.plans import Pause
 
 Make = Callable[..., CacheManager]
 
@@ -164,6 +167,45 @@ class TestLosing:
         hung.open("first")
         assert slow.join() == ["first"]
         assert make().get("k") in ("first", "second")
+
+    @pytest.mark.parametrize("during", ["take", "give"])
+    async def test_a_leader_that_is_cancelled_while_it_asks(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch, during: str
+    ) -> None:
+        """Whether the lease was given, or given back, it does not know: nobody waits out `lock_ttl` for that."""
+        one, two, asking = make(), make(), threading.Event()
+        store = one._runtime.leases
+        ask = getattr(store, during)
+
+        def slow(*args: Any) -> Any:
+            if during == "take":  # given, and the answer is on its way
+                answer = yield from ask(*args)
+            if not asking.is_set():
+                asking.set()
+                yield Pause(PATIENCE)
+            return answer if during == "take" else (yield from ask(*args))
+
+        async def load() -> str:
+            return "first"
+
+        monkeypatch.setattr(store, during, slow)
+        task = asyncio.create_task(one.get_or_set_async("k", load))
+        await eventually_async(asking.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await two.delete_async("k")
+        began = time.monotonic()
+        assert await asyncio.to_thread(two.get_or_set, "k", lambda: "second") == "second"
+        assert time.monotonic() - began < PATIENCE
+
+    @pytest.mark.parametrize("lock_ttl", [1e-6, 1e300, math.inf])
+    def test_a_lease_may_be_as_short_or_long_as_a_caller_says(self, make: Make, lock_ttl: float) -> None:
+        """Redis takes no expiry that is infinite, or longer than its clock runs."""
+        one, two = make(), make()
+        assert one.get_or_set("k", lambda: 1, lock_ttl=lock_ttl) == 1
+        one.delete("k")
+        assert two.get_or_set("k", lambda: 2, lock_ttl=lock_ttl) == 2
 
     def test_no_lease_store_no_wait(self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store of leases that does not answer costs a load too many, never none."""

@@ -9,6 +9,8 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from tiercast.plans import drive
 from tiercast.testing import FakeClock
 from tiercast.testing.tier_contract import EPOCH, make_envelope
-from tiercast.tiers import disk_bytes
+from tiercast.tiers import disk_bytes, disk_store
 from tiercast.tiers.base import Guard, Put
 from tiercast.tiers.disk import DiskTier
 from tiercast.tiers.entry import Address
@@ -121,6 +123,45 @@ def test_a_file_that_goes_bad_while_it_is_open(tier, clock, caplog):
     drive(tier.drop(EPOCH, 13))
     assert put(tier, 13) is Put.STORED
     assert list(read(tier).found) == [KEY]
+
+
+def test_a_file_that_is_cut_to_nothing_while_it_is_open(tier, clock):
+    """What idle threads have open does not keep it from being laid out anew, nor anybody waiting for a minute."""
+    with ThreadPoolExecutor(1) as idle:
+        assert list(idle.submit(read, tier).result().found) == [KEY]
+        os.truncate(tier.store.database.path, 0)
+        began = time.monotonic()
+        for _ in range(3):
+            read(tier)
+            put(tier)
+            clock.advance(10)
+        drive(tier.drop(EPOCH, 13))
+        assert put(tier, 13) is Put.STORED
+        assert list(read(tier).found) == [KEY]
+        assert time.monotonic() - began < 30
+
+
+def test_what_another_process_has_open_is_not_waited_for(tier, clock, monkeypatch):
+    """A file that was cut to nothing can be laid out when no other process has it open; until then each try is short."""
+    monkeypatch.setattr(disk_store, "TIMEOUT", 0.05)
+    path = tier.store.database.path
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM Cache').fetchall();"
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline()
+        os.truncate(path, 0)
+        began = time.monotonic()
+        for _ in range(4):
+            read(tier)
+            put(tier)
+            clock.advance(10)
+        assert time.monotonic() - began < 30
+        other.stdin.close()
+        other.wait()
+    drive(tier.drop(EPOCH, 13))
+    assert put(tier, 13) is Put.STORED
 
 
 def test_only_one_process_sets_a_corrupt_file_aside(tier, clock, tmp_path):

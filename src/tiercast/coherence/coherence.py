@@ -266,7 +266,8 @@ class Coherence(Following):
             raise BusUnavailable(message) from exc
 
     def leave(self) -> Plan[None]:
-        """Deregister, so that barriers do not wait for a process that closed."""
+        """Deregister for good, so that barriers do not wait for a process that closed."""
+        self._left = True
         if self.started:
             try:
                 yield from self.log.leave(self.fleet.member)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import ManagerClosed
 from ..keys import decode_target
 from ..monitoring.counter import Counter
 from ..plans import Plan
@@ -133,6 +134,8 @@ class Following:
         """When this process was forked: what its parent loaded is not its own, as no barrier knows of it yet."""
         self._registered = ""
         """The epoch whose members name this process: the one that last answered it a heartbeat."""
+        self._left = False
+        """Whether this process has deregistered for good."""
         self._asks: Callable[[bytes], Plan[bool]] | None = getattr(log, "publish", None)
         self._together = Together()
         self._snapshot_asked = float("-inf")
@@ -244,8 +247,19 @@ class Following:
         return True
 
     def _register(self, position: tuple[str, int], digest: str = "") -> Plan[Pulse]:
-        """Say where this process is, renew its lease, and read what came since."""
-        pulse = yield from self.log.beat(Beat(self.fleet.member, *position, 2 * self.settings.max_staleness, digest))
+        """Say where this process is, renew its lease, and read what came since.
+
+        Raises:
+            ManagerClosed: it has left meanwhile. Barriers would wait for a member that nobody keeps alive.
+        """
+        if not self._left:
+            pulse = yield from self.log.beat(
+                Beat(self.fleet.member, *position, 2 * self.settings.max_staleness, digest)
+            )
+            if self._left:  # while that was on its way
+                yield from self.log.leave(self.fleet.member)
+        if self._left:
+            raise ManagerClosed("this CacheManager was closed while it worked")
         self._registered = pulse.tail.head.epoch
         return pulse
 

@@ -394,7 +394,7 @@ class Lane:
 
     def _close(self) -> None:
         self._closed = True
-        error = Unavailable("the connections were closed")
+        error = Unavailable("the connections were closed", dropped=True)
         for link, batch in list(self._links.items()):
             self._forget(link)
             if batch is not None:

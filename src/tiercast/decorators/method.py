@@ -104,6 +104,9 @@ class Method:
             raise TypeError(message)
         return found
 
+    def __reduce__(self) -> str:
+        return self.__qualname__  # by its name, as functions are
+
     def __repr__(self) -> str:
         return f"<decorated method {self.__qualname__}>"
 

@@ -37,7 +37,8 @@ def write_through(
     The value is stored only if nothing else wrote or invalidated the key since the function
     began: two writers that overlap leave the key empty rather than wrong. A function that
     returns None has nothing to store: its key is invalidated. Where it raises, the write may have
-    happened all the same, so the key, the patterns and the tags are invalidated, and nothing is stored.
+    happened all the same, so the key, the patterns and the tags are invalidated, and nothing is stored;
+    so they are where what it returned cannot be stored, and where the call is cancelled.
 
     Args:
         key: of the entry to write, as for `cached`: the template of the function that reads it.
@@ -95,18 +96,18 @@ class Writer:
         site.misses.add()
         try:
             value = yield Call(site.function, *args, **kwargs)
-        except BaseException:
+            if value is None:
+                yield Operation(manager, "invalidate_keys", (key,), **place)
+            else:
+                made = site.recipe.tags.of_value
+                if made is not None:
+                    tags = (*tags, *made(*args, **kwargs, result=value))
+                yield Operation(manager, "set", key, value, site.recipe.ttl, tags=tags, as_of=position, **place)
+            yield from self.invalidate(*following, place)
+        except BaseException:  # of the function, or where its value cannot be stored, or whoever called was cancelled
             yield Operation(manager, "invalidate_keys", (key,), **place)
             yield from self.invalidate(*following, place)
             raise
-        if value is None:
-            yield Operation(manager, "invalidate_keys", (key,), **place)
-        else:
-            made = site.recipe.tags.of_value
-            if made is not None:
-                tags = (*tags, *made(*args, **kwargs, result=value))
-            yield Operation(manager, "set", key, value, site.recipe.ttl, tags=tags, as_of=position, **place)
-        yield from self.invalidate(*following, place)
         return value
 
     def following(self, args: Arguments, kwargs: Keywords) -> tuple[tuple[str, ...], tuple[str, ...]]:

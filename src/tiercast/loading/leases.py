@@ -104,7 +104,7 @@ class Lease:
         fills: wakes who waits. flight: the flight. waits: counts the waits.
     """
 
-    __slots__ = ("_fills", "_flight", "_name", "_store", "_token", "_ttl", "_waits")
+    __slots__ = ("_claimed", "_fills", "_flight", "_name", "_store", "_token", "_ttl", "_waits")
 
     def __init__(self, store: LeaseStore, name: str, ttl: float, fills: Fills, flight: Flight, waits: Any) -> None:
         self._store = store
@@ -114,6 +114,8 @@ class Lease:
         self._flight = flight
         self._waits = waits
         self._token = secrets.token_hex(8)
+        self._claimed = False
+        """Whether it may be held: from before it is asked for, as whoever asks may be cancelled before the answer."""
 
     def contend(self, find: Callable[[], Plan[Found]], *, anew: bool = False) -> Plan[Found | None]:
         """Take the lease, or find what its holder filled; None where the caller is to load.
@@ -155,19 +157,34 @@ class Lease:
         return held is not None and (yield from held(self._name))
 
     def _take(self) -> Plan[bool]:
+        self._claimed = True
         try:
-            return (yield from self._store.take(self._name, self._token, self._ttl))
+            self._claimed = yield from self._store.take(self._name, self._token, self._ttl)
         except LogUnavailable:
             return True
+        return self._claimed
+
+    def lapse(self) -> None:
+        """Leave the lease to end by itself, where nothing can be asked for any more."""
+        self._claimed, self._flight.lease = False, ""
 
     def release(self) -> Plan[None]:
-        """Give the lease back, if it is held, and tell those who wait."""
-        if not self._flight.lease:
+        """Give the lease back, if it is or may be held, and tell those who wait."""
+        if not self._claimed:
             return
-        self._flight.lease = ""
+        self.lapse()
         try:
-            awaited = yield from self._store.give(self._name, self._token)
+            awaited = yield from self._give()
         except LogUnavailable:
             return
         if awaited and self._fills.announce is not None:
             yield from self._fills.announce(self._name)
+
+    def _give(self) -> Plan[object]:
+        try:
+            return (yield from self._store.give(self._name, self._token))
+        except (LogUnavailable, GeneratorExit):
+            raise
+        except BaseException:  # cancelled, maybe before it was sent
+            yield from self._store.give(self._name, self._token)
+            raise

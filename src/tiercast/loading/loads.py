@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,21 @@ class Load:
                 _current.reset(token)
             except ValueError:  # the task was thrown away, and what it left is finalised elsewhere
                 pass
+
+
+def raised_by_loader(exc: BaseException) -> bool:
+    """Whether what ends a load in the background, and is no `Exception`, was raised by the loader: pytest's failures, say.
+
+    Else the task that leads it was cancelled, or its loop ends. A worker thread is stopped by nobody.
+    """
+    if asyncio._get_running_loop() is None:
+        return True
+    if isinstance(
+        exc, asyncio.CancelledError
+    ):  # of a task that the loader waited for, unless somebody asked this one to end
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return not isinstance(exc, GeneratorExit | KeyboardInterrupt | SystemExit)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

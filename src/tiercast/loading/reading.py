@@ -36,7 +36,7 @@ from ..region import MISS, Missing, State, Ttl, tags_of
 from .context import NOT_MODIFIED, LoadContext
 from .finding import Found, find, slide
 from .flights import ABANDONED, LOOK, AwaitFlight, Failure, Flight, Join, Landed, Older, chain, leading
-from .loads import Load, is_async
+from .loads import Load, is_async, raised_by_loader
 from .stale import Spare, back_off, backing_off, failed, may_refresh, servable, served, soft_limit
 from .storing import store
 from .workers import Spawn
@@ -282,15 +282,15 @@ def lead(errand: Errand, flight: Flight, *, behind: bool = False, detached: bool
     token = leading.set((flight,) if detached else (*chain(), flight))
     try:
         found = yield from produce(errand, flight)
-    except Exception as exc:
+    except BaseException as exc:
+        if not isinstance(exc, Exception) and not (behind and raised_by_loader(exc)):
+            flights.land(flight, ABANDONED)  # cancelled, closed or interrupted: not the load's failure
+            raise
         if behind and not flight.signal.awaited:
             logger.warning("load in the background failed: %s", exc, exc_info=exc, extra={"region": errand.region.name})
         flights.land(flight, Failure(exc))
         if behind:
             return None
-        raise
-    except BaseException:  # cancelled, closed or interrupted: not the load's failure
-        flights.land(flight, ABANDONED)
         raise
     finally:
         with contextlib.suppress(ValueError):  # closed from another context, which never had the token
@@ -333,7 +333,7 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
             return filled
         return (yield from _load(errand, flight))
     except GeneratorExit:  # thrown away where it stood: nothing can be asked for any more, and the lease ends by itself
-        flight.lease = ""
+        lease.lapse()
         raise
     finally:
         yield from lease.release()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..monitoring.counter import Counter
 from ..plans import Plan, drive, drive_async
-from .flights import running_loop
+from .flights import ABANDONED, running_loop
 
 if TYPE_CHECKING:
     from .flights import Flight
@@ -131,8 +131,8 @@ class Workers:
 
         return (self._waited if waited else self._behind).submit(job)
 
-    def spawn(self, make: Callable[[], Plan[Any]], *, waited: bool = False) -> bool:
-        """Run a plan as a task of the running loop; False where too many run."""
+    def spawn(self, make: Callable[[], Plan[Any]], over: Callable[[], None], *, waited: bool = False) -> bool:
+        """Run a plan as a task of the running loop; False where too many run. `over`: called when the task has ended."""
         with self._lock:
             self._tasks = {task for task in self._tasks if not task.get_loop().is_closed()}
             if not waited and len(self._tasks) >= self._backlog:
@@ -141,6 +141,7 @@ class Workers:
         with self._lock:
             self._tasks.add(task)
         task.add_done_callback(self._ended)
+        task.add_done_callback(lambda _: over())
         return True
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -262,4 +263,9 @@ class Spawn:
 
     async def run_async(self) -> bool:
         self.flight.loop = running_loop()
-        return self.workers.spawn(self.make, waited=self.waited)
+        return self.workers.spawn(self.make, self._over, waited=self.waited)
+
+    def _over(self) -> None:
+        # A task that is cancelled before its first step does nothing at all.
+        if not self.flight.signal.fired:
+            self.flight.table.land(self.flight, ABANDONED)

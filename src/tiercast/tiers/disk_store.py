@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -139,7 +140,8 @@ class DiskStore:
         self.database.renew()  # connections of other threads may be on a file that is no longer the directory's
         self.failures.add()
         code = getattr(exc, "sqlite_errorcode", 0) or 0
-        if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        # A file that was cut to nothing is an empty database to SQLite; what this process has open keeps it from being laid out.
+        if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or str(exc).startswith("no such table"):
             self._corrupt = True
         reason = exc if exc.__context__ is None or not isinstance(exc, diskcache.Timeout) else exc.__context__
         self._breaker.failed(reason)
@@ -268,6 +270,7 @@ class DiskStore:
             # diskcache waits a minute for a lock while it opens; find out beforehand.
             execute("BEGIN IMMEDIATE")
             execute("ROLLBACK")
+            _lay_out(execute)
             # It writes its settings, which proves that the disk takes writes.
             self.cache = BytesCache(self.database, self.directory, **{**SETTINGS, "size_limit": self.size_limit})
             execute("BEGIN IMMEDIATE")
@@ -315,6 +318,22 @@ class DiskStore:
 def _prepare(connection: sqlite3.Connection) -> None:
     for pragma in ("synchronous", "mmap_size", "cache_size"):
         connection.execute(f"PRAGMA {pragma} = {SETTINGS[f'sqlite_{pragma}']}").close()
+
+
+def _lay_out(execute: Callable[..., sqlite3.Cursor]) -> None:
+    """Set, in this order, what only a database without tables takes, and only while nobody else has it open."""
+    until = time.monotonic() + TIMEOUT
+    for name in ("auto_vacuum", "journal_mode"):
+        wanted = SETTINGS[f"sqlite_{name}"]
+        while True:
+            try:
+                if execute(f"PRAGMA {name}").fetchone()[0] != wanted:
+                    execute(f"PRAGMA {name} = {wanted}").close()
+                break
+            except sqlite3.OperationalError as exc:
+                if (exc.sqlite_errorcode or 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.001)
 
 
 def _lock_file(file: IO[bytes]) -> None:

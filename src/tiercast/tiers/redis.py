@@ -37,6 +37,8 @@ _TOMBSTONES: Final = frozenset(b"%x" % flags for flags in range(16) if flags & T
 _PUTS: Final = {b"stored": Put.STORED, b"newer": Put.NEWER, b"late": Put.LATE}
 LARGE: Final = 512 * 1024
 """Bytes whose checksum is not computed on an event loop: about a fifth of a millisecond."""
+LONGEST_LEASE: Final = 1e9
+"""Seconds: Redis takes no expiry that does not fit its clock."""
 FAILED_SCAN: Final = -1
 """The cursor that says that a scan could not go on; it is no end: begin again later."""
 
@@ -237,9 +239,14 @@ class RedisTier:
     def _call_many(self, commands: Sequence[Command], *, retry: bool = False) -> Plan[list[Any] | None]:
         if not commands:
             return []
-        write = self.connections.write_timeout
+        request = self.connections.commands(*commands, timeout=self.connections.write_timeout, retry=retry)
         try:
-            replies: list[Any] = yield self.connections.commands(*commands, timeout=write, retry=retry)
+            try:
+                replies: list[Any] = yield request
+            except Unavailable as error:
+                if not (retry and error.dropped):
+                    raise
+                replies = yield request  # `close` took the connection away: a lease must be given back all the same
         except Unavailable:
             self.failures.add()
             return None
@@ -290,16 +297,15 @@ class RedisTier:
 
         A lease that another has is marked as awaited.
         """
-        milliseconds = max(round(ttl * 1000), 1)
         reply = yield from self._call(
-            scripts.TAKE_LEASE.call((self._lease_key(name),), token, milliseconds), retry=True
+            scripts.TAKE_LEASE.call((self._lease_key(name),), token, _lease_ms(ttl)), retry=True
         )
         return bool(reply != 0)
 
     def keep(self, name: str, token: str, ttl: float) -> Plan[bool]:
         """Prolong a lease; False where the token no longer has it."""
         reply = yield from self._call(
-            scripts.RENEW_LEASE.call((self._lease_key(name),), token, max(round(ttl * 1000), 1)), retry=True
+            scripts.RENEW_LEASE.call((self._lease_key(name),), token, _lease_ms(ttl)), retry=True
         )
         return bool(reply == 1)
 
@@ -355,6 +361,11 @@ class _Closing:
 
     async def run_async(self) -> None:
         await self._connections.close_async()
+
+
+def _lease_ms(ttl: float) -> int:
+    """Return for how long Redis keeps a lease; of one without an end, for as long as it keeps anything."""
+    return max(round(min(ttl, LONGEST_LEASE) * 1000), 1)
 
 
 def _address(name: bytes, skip: int, blob: object) -> Address | None:
