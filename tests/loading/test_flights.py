@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from at_rest import never
+from at_rest import never, stale_served
 from loaders import PATIENCE, Crowd, Gate, Loop, eventually, eventually_async
-from tiercast import CacheManager, LoadCycle, LocalCacheConfig
+from tiercast import CacheManager, LoadCycle, LocalCacheConfig, current_load
+from tiercast.loading.flights import Landed
 from tiercast.testing import FakeClock
 
 Make = Callable[..., CacheManager]
@@ -303,6 +304,41 @@ class TestInvalidatedMeanwhile:
         gate.open("new")
         await cache._runtime.workers.drain_async(PATIENCE)
         assert await cache.get_async("k") == ("new" if soft else "set")
+
+    def test_who_came_after_a_soft_invalidation_gets_what_began_before_as_stale(self, make: Make) -> None:
+        """Also where the flight's value is stored nowhere: what is computed from it is stale itself."""
+        cache, gate, crowd = make(), Gate(), Crowd()
+
+        def load() -> object:
+            current_load().keep = False
+            return gate.load()
+
+        crowd.call(cache.get_or_set, "k", load)
+        eventually(lambda: gate.calls)
+        cache.invalidate_keys(["k"], soft=True)
+        crowd.call(cache.get_or_set, "derived", lambda: cache.get_or_set("k", never))
+        eventually(lambda: waits(cache) == 1)
+        gate.open("old")
+        assert crowd.join() == ["old", "old"]
+        assert stale_served(cache) == 2
+        assert cache.get("derived") is None
+
+    def test_who_came_after_its_end_does_not_get_what_a_flight_brings_late(self, make: Make, clock: FakeClock) -> None:
+        """A flight lands when it has given back its lease, which may take longer than its value lasts."""
+        cache, before, after = make(ttl=10), Crowd(), Crowd()
+        cache.get("k")  # so that it stands in an epoch
+        region, flights = cache._runtime.default, cache._runtime.flights
+        flight, begin = flights.open(region.address("k")), region.begin()
+        assert flight is not None
+        entry = region.entry("old", 10.0, (), begin)
+        before.call(cache.get_or_set, "k", never)
+        eventually(lambda: waits(cache) == 1)
+        clock.advance(10)
+        after.call(cache.get_or_set, "k", lambda: "new")
+        eventually(lambda: waits(cache) == 2)
+        flights.land(flight, Landed(entry, entry.born, begin.local))
+        assert before.join() == ["old"]
+        assert after.join() == ["new"]
 
     def test_a_refresh_does_not_take_what_was_on_its_way(self, make: Make) -> None:
         """`refresh=True` loads after the call; several that come together load once together."""

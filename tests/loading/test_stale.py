@@ -11,12 +11,13 @@ import pytest
 from at_rest import idle, never, refuse, settle, stale_served
 from loaders import PATIENCE, Crowd, Gate, eventually
 from stacks import Sync, config_of, patient
-from tiercast import CacheConfig, CacheManager, LoadTimeout, LocalCacheConfig
+from tiercast import CacheConfig, CacheManager, DistributedCacheConfig, LoadTimeout, LocalCacheConfig
+from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.records import Draft, Kind, Record
 from tiercast.keys import encode_target
 from tiercast.loading.stale import Spare, servable
 from tiercast.loading.storing import put_disk
-from tiercast.plans import Plan, drive
+from tiercast.plans import Plan, done, drive
 from tiercast.testing import FakeClock
 from tiercast.tiers.entry import STALE, Address
 
@@ -492,3 +493,52 @@ def test_a_mark_in_redis_is_set_again_where_a_fill_came_between(
         assert drive(runtime._carry([(record, record.targets[0])])) is True
         assert drive(runtime.remote.get_many([address], epoch)).found[address].flags & STALE
         assert refused
+
+
+def test_grace_serves_nothing_where_the_disk_log_is_known_to_have_moved(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the log nor the loader answers: what an invalidation of this host may have killed is not served even so."""
+    disk = LocalCacheConfig(type="file", directory=tmp_path / "cache")
+    config = CacheConfig(disk=disk, grace=100, retry_backoff=(0.001, 0.001))
+    with CacheManager(config, clock=clock) as cache, CacheManager(config, clock=clock) as other:
+        cache.get_or_set("k", lambda: "old")
+        cache.get_or_set("other", lambda: "old")
+
+        def away(*_: Any) -> Plan[Any]:
+            raise LogUnavailable("away")
+            yield
+
+        for name in ("append", "beat", "read", "snapshot"):
+            monkeypatch.setattr(cache._runtime.log, name, away)
+        clock.advance(cache.config.coherence.max_staleness + 1)
+        assert cache.get_or_set("k", refuse) == "old", "nobody has invalidated anything"
+        other.invalidate_keys(["k"])
+        for key in ("k", "other"):
+            with pytest.raises(LookupError):
+                cache.get_or_set(key, refuse)
+        monkeypatch.undo()
+        assert cache.get("k") is None
+        assert cache.get_or_set("other", never) == "old"
+
+
+def test_what_is_set_as_a_soft_record_comes_is_marked_in_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a Cluster the value follows its record: one that came between, and was carried before the value was there."""
+    config = CacheConfig(distributed=DistributedCacheConfig(connection_string=redis_url))
+    with CacheManager(config) as cache:
+        runtime: Any = cache._runtime
+        coherence, append = runtime.coherence, runtime.coherence.append
+
+        def followed_by_a_soft_one(drafts: Any, *rest: Any, **more: Any) -> Plan[Any]:
+            delivery = yield from append(drafts, *rest, **more)
+            yield from append([Draft(Kind.KEY, "default", ("|k",), soft=True)])
+            return delivery
+
+        monkeypatch.setattr(runtime.log, "atomic_writes", False)
+        monkeypatch.setattr(coherence, "append", followed_by_a_soft_one)
+        monkeypatch.setattr(coherence, "carry", lambda bury: done(None))
+        cache.set("k", "old")
+        epoch, _ = cache.position()
+        address = Address("default", "", "k")
+        assert drive(runtime.remote.get_many([address], epoch)).found[address].flags & STALE
+        assert cache.get("k") is None

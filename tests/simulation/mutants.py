@@ -363,7 +363,14 @@ MUTANTS = (
     ),
     Mutant(
         "an unproven spare is served only where grace is set",
-        (Edit(stale, "servable", "if not spare.proven and not region.settings.grace:", "if False:"),),
+        (
+            Edit(
+                stale,
+                "servable",
+                "if not spare.proven and (not region.settings.grace or region.coherence.behind()):",
+                "if False:",
+            ),
+        ),
         {**REDIS, **faults(cut=3.0), "failing_loads": 0.6, "operations": {"load": 8.0, "delete": 1.0, "tag": 1.0}},
     ),
     Mutant(

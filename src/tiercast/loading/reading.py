@@ -172,7 +172,7 @@ def fetch(errand: Errand) -> Plan[Entry]:
         if outcome is TOO_LATE:
             errand = replace(errand, spare=None)
             continue
-        if leads or not judges or _counts(errand, outcome):
+        if leads or not judges or _counts(errand, outcome, began):
             if isinstance(outcome, Failure):
                 raise outcome.exception()
             if isinstance(outcome, Landed):
@@ -259,16 +259,22 @@ def _never() -> bool:
     return False
 
 
-def _counts(errand: Errand, outcome: Any) -> bool:
-    """Whether the outcome of a flight that was on its way when this call came is good for it, as a hit would be."""
+def _counts(errand: Errand, outcome: Any, began: float) -> bool:
+    """Whether the outcome of a flight that was on its way when this call `began` is good for it, as a hit would be."""
     region = errand.region
     if errand.want.force:
         return False
     if not isinstance(outcome, Landed):
         return True
     entry = outcome.entry
-    if region.judge(errand.address, entry, outcome.vouched, outcome.local) in (Verdict.DEAD, Verdict.UNKNOWN):
+    if began >= entry.keep:  # it was over before the call came: giving back a lease may take longer than it lasts
         return False
+    with region.ledger.lock:
+        verdict = region.judge(errand.address, entry, outcome.vouched, outcome.local)
+        if verdict in (Verdict.DEAD, Verdict.UNKNOWN):
+            return False
+        if verdict is Verdict.STALE:  # where it lost a race and is in no tier, nobody else marks it
+            entry.stale = True
     return region.coherence.proven() or region.coherence.outlives_outage(entry)
 
 

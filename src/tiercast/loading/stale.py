@@ -52,10 +52,14 @@ class Spare:
 
 
 def servable(region: Region, address: Address, spare: Spare | None) -> bool:
-    """Whether a spare may still be served: not past its grace, not dead by now, and unproven only where grace is set."""
+    """Whether a spare may still be served: not past its grace, not dead by now, and unproven only where grace is set.
+
+    Unproven, but not where the log is known to have moved: that on disk shows so without I/O, and no process of its host
+    serves what may be dead.
+    """
     if spare is None or region.clock.monotonic() >= spare.entry.keep:
         return False
-    if not spare.proven and not region.settings.grace:
+    if not spare.proven and (not region.settings.grace or region.coherence.behind()):
         return False
     return region.judge(address, spare.entry, spare.vouched, spare.local) not in (Verdict.DEAD, Verdict.UNKNOWN)
 

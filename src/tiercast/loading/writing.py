@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coherence.coherence import Delivery
+from ..coherence.judging import Verdict
 from ..coherence.log import Write
 from ..coherence.records import Draft, Kind
 from ..keys import decode_target, encode_target, storage_key, target_storage_key
 from ..plans import Blocking, Pause, Plan
 from ..region import LARGE
 from ..tiers.base import Guard
-from ..tiers.entry import Address, Entry, Envelope
+from ..tiers.entry import STALE, Address, Entry, Envelope
 from .finding import AT_ONCE, Found, find
 from .storing import encode, put_disk
 
@@ -133,6 +134,10 @@ def place(
             if tier is region.disk:
                 yield from put_disk(region, parcel.address, envelope, position, behind=written)
             elif not written:
+                if region.judge(parcel.address, envelope, position) is not Verdict.ALIVE:
+                    envelope.flags |= (
+                        STALE  # a soft record after its own: who carries may have passed, and marks no more
+                    )
                 yield from tier.put_if_newer(parcel.address, envelope, guard)
         region.insert(parcel.address, parcel.entry, position, delivery.local)
         if number % BREATH == 0:
