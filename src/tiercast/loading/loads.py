@@ -55,10 +55,8 @@ def raised_by_loader(exc: BaseException) -> bool:
     """
     if asyncio._get_running_loop() is None:
         return True
-    if isinstance(
-        exc, asyncio.CancelledError
-    ):  # of a task that the loader waited for, unless somebody asked this one to end
-        task = asyncio.current_task()
+    if isinstance(exc, asyncio.CancelledError):
+        task = asyncio.current_task()  # the loader waited for another that was cancelled, unless this one was
         return task is not None and not task.cancelling()
     return not isinstance(exc, GeneratorExit | KeyboardInterrupt | SystemExit)
 

@@ -134,10 +134,9 @@ def place(
             if tier is region.disk:
                 yield from put_disk(region, parcel.address, envelope, position, behind=written)
             elif not written:
+                # A soft record after its own: who carries may have passed, and marks no more.
                 if region.judge(parcel.address, envelope, position) is not Verdict.ALIVE:
-                    envelope.flags |= (
-                        STALE  # a soft record after its own: who carries may have passed, and marks no more
-                    )
+                    envelope.flags |= STALE
                 yield from tier.put_if_newer(parcel.address, envelope, guard)
         region.insert(parcel.address, parcel.entry, position, delivery.local)
         if number % BREATH == 0:
