@@ -15,12 +15,16 @@ class Signal:
     """Fires once with a value; whoever waits, then or later, gets it.
 
     Thread-safe and loop-safe. `fire` runs no user code and never blocks.
+
+    Its lock, and those of all that a plan gives back when it ends (flights, slots, fills), are
+    reentrant: a task that was thrown away is finalised by the garbage collection, in the midst of
+    whatever a thread does, and so perhaps by the thread that holds the lock.
     """
 
     __slots__ = ("_callbacks", "_lock", "fired", "value")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._callbacks: list[Callable[[], None]] = []
         self.fired = False
         self.value: Any = None
@@ -80,12 +84,13 @@ class Wait:
     def run(self) -> bool:
         if self.signal.fired:
             return True
-        event = threading.Event()
-        self.signal.subscribe(event.set)
+        gate = threading.Lock()  # an Event has a lock of its own that is not reentrant, and takes twice the time
+        gate.acquire()
+        self.signal.subscribe(gate.release)
         try:
-            return event.wait(self.timeout)
+            return gate.acquire(timeout=-1 if self.timeout is None else max(0.0, self.timeout))
         finally:
-            self.signal.unsubscribe(event.set)
+            self.signal.unsubscribe(gate.release)
 
     async def run_async(self) -> bool:
         if self.signal.fired:

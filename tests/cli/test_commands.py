@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,25 @@ class TestOneKey:
         assert done.returncode == 1
         assert done.stdout == ""
         assert "nothing is cached for 'absent'" in done.stderr
+
+    def test_get_prints_what_json_cannot_say_as_text(self, cache: CacheManager, tiercast: Tiercast) -> None:
+        """Keys that are no text, and text that has no UTF-8, are values like any other."""
+        cache.set("pairs", {"in": [{(1, "a"): 1, 2: date(2024, 2, 29)}]})
+        cache.set("lone", "\ud800")
+        assert json.loads(tiercast("get", "pairs")) == {"in": [{"(1, 'a')": 1, "2": "2024-02-29"}]}
+        assert json.loads(tiercast("get", "lone")) == "\ud800"
+
+    def test_a_terminal_of_few_characters(self, cache: CacheManager, tiercast: Tiercast) -> None:
+        """What standard output cannot encode is escaped, in JSON as JSON has it."""
+        cache.set("k", "é☃")
+        cache.invalidate_keys(["ключ"])
+        environ = {**tiercast.environ, "PYTHONIOENCODING": "ascii"}
+        said = {}
+        for arguments in (("get", "k"), ("log", "tail", "--no-follow")):
+            command = [sys.executable, "-m", "tiercast", *arguments]
+            said[arguments[0]] = subprocess.run(command, env=environ, capture_output=True, check=True, text=True).stdout
+        assert json.loads(said["get"]) == "é☃"
+        assert "\\u043a" in said["log"]
 
     def test_inspect_says_where_it_is_and_since_when(self, workers: list[Worker], tiercast: Tiercast) -> None:
         """`inspect` shows the tier, the state, born, TTL and tags."""

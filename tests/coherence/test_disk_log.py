@@ -562,6 +562,17 @@ def test_a_lease_is_one_holder_s_until_it_ends(directory):
     drive(log.close())
 
 
+def test_a_lease_is_not_taken_for_who_has_gone(log):
+    """A thread that comes to it late may come after the one that gave the lease back for who was cancelled."""
+    plan = log.take("n", "token", 60.0)
+    request = next(plan)
+    with pytest.raises(asyncio.CancelledError):
+        plan.throw(asyncio.CancelledError())
+    drive(log.give("n", "token"))
+    assert request.run() is False
+    assert drive(log.take("n", "another", 60.0))
+
+
 def test_members_of_before_a_restart_of_the_machine_are_forgotten(directory):
     """A lease told by a clock that has begun anew would never lapse."""
     now = [1000.0]

@@ -206,6 +206,43 @@ class TestCancelledLeaders:
         assert len(cache._runtime.flights) == 0
         assert cache.get_or_set("k", lambda: 1) == 1
 
+    def test_a_task_that_is_collected_under_a_lock_blocks_nobody(self, make: Make) -> None:
+        """A task that is thrown away gives back what it holds when it is collected, be it by a thread amid the same table."""
+        cache, gate, crowd = make(max_concurrent_loads=1), Gate(), Crowd()
+        runtime = cache._runtime
+
+        async def begin() -> None:
+            leads = asyncio.ensure_future(cache.get_or_set_async("k", gate.load_async))
+            waits = asyncio.ensure_future(cache.get_or_set_async("k", gate.load_async))
+            queues = asyncio.ensure_future(cache.get_or_set_async("other", gate.load_async))
+            for task in (leads, waits, queues):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+            await eventually_async(lambda: gate.calls and runtime.default.slots._queue)
+
+        def throw_away() -> None:
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(begin())
+            loop.close()
+
+        def collect() -> str:
+            flight = next(iter(runtime.flights._open.values()))
+            with runtime.flights._lock, runtime.default.slots._lock, flight.signal._lock, runtime.fills._lock:
+                del flight
+                for _ in range(3):  # what one leaves, such as the turn in the queue, keeps the next for a moment
+                    gc.collect()
+            return "collected"
+
+        gc.disable()
+        try:
+            throw_away()
+            crowd.call(collect)
+            assert crowd.join() == ["collected"]
+        finally:
+            gc.enable()
+        assert len(runtime.flights) == 0
+        assert runtime.default.slots.free == 1
+        assert cache.get_or_set("k", lambda: 1) == 1
+
     def test_a_loop_that_stands_still_blocks_nobody(self, make: Make) -> None:
         """A thread that waits for a task whose loop has stopped takes over."""
         cache, gate, crowd = make(), Gate(), Crowd()

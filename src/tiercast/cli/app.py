@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -52,6 +53,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def run() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few characters is shown what others are
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="tiercast")
 
 
@@ -391,5 +394,21 @@ def print_finding(finding: Finding) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; what JSON cannot say, as text."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    """Print JSON; what JSON, or the encoding of standard output, cannot say, as text and escaped."""
+    spelled = _with_text_keys(value)
+    text = json.dumps(spelled, indent=2, default=str, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(spelled, indent=2, default=str)
+    sys.stdout.write(text + "\n")
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return a value whose dicts have keys that JSON takes."""
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str | int | float | None) else str(key): _with_text_keys(child)
+            for key, child in value.items()
+        }
+    return [_with_text_keys(child) for child in value] if isinstance(value, list | tuple) else value

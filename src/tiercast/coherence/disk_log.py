@@ -248,11 +248,16 @@ class DiskLog:
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
         """Take or renew the lease of a load for `ttl` seconds; False where somebody else holds it."""
         said = {"name": _raw(name), "token": token, "ttl": ttl}
-        return (
-            yield from self._transaction(
-                lambda database: database.execute(_LEASE, {**said, "now": self._now()}).rowcount > 0
-            )
-        )
+        wanted = True
+
+        def work(database: sqlite3.Connection) -> bool:
+            return wanted and database.execute(_LEASE, {**said, "now": self._now()}).rowcount > 0
+
+        try:
+            return (yield from self._transaction(work))
+        except BaseException:
+            wanted = False  # a thread that has yet to do it may come after the one that gives the lease back
+            raise
 
     def held(self, name: str) -> Plan[bool]:
         """Whether somebody holds a lease; a look, done in place. False where that cannot be seen."""

@@ -22,7 +22,7 @@ class Together:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._of_threads: Signal | None = None
         self._thread = 0
         """Which thread takes the heartbeat of the threads."""

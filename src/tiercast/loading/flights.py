@@ -137,7 +137,7 @@ class Flights:
 
     def reset(self) -> None:
         """Forget every flight: in a forked child their leaders are not there."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open: dict[Hashable, Flight] = {}
         self._held: dict[asyncio.AbstractEventLoop, list[Flight]] = {}
 

@@ -68,7 +68,7 @@ class Fills:
 
     def reset(self) -> None:
         """Forget who waits: in a forked child nobody does."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: dict[str, list[Signal]] = {}
 
     def __len__(self) -> int:

@@ -53,12 +53,14 @@ def raised_by_loader(exc: BaseException) -> bool:
 
     Else the task that leads it was cancelled, or its loop ends. A worker thread is stopped by nobody.
     """
+    if isinstance(exc, GeneratorExit):  # a task that was thrown away where it stood; by any thread, at any time
+        return False
     if asyncio._get_running_loop() is None:
         return True
     if isinstance(exc, asyncio.CancelledError):
         task = asyncio.current_task()  # the loader waited for another that was cancelled, unless this one was
         return task is not None and not task.cancelling()
-    return not isinstance(exc, GeneratorExit | KeyboardInterrupt | SystemExit)
+    return not isinstance(exc, KeyboardInterrupt | SystemExit)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

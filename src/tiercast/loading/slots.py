@@ -29,7 +29,7 @@ class Slots:
 
     def reset(self) -> None:
         """Free every slot: in a forked child nobody holds one."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._free = sys.maxsize if self._limit is None else self._limit
         self._queue: deque[Signal] = deque()
 
@@ -44,9 +44,14 @@ class Slots:
             if self._free > 0 or flight.needed:
                 self._free -= 1
                 return True
-            if not wait:
-                return False
-            turn = flight.wait_on()
+        if not wait:
+            return False
+        turn = flight.wait_on()
+        with self._lock:
+            if self._free > 0:  # since we looked
+                self._free -= 1
+                flight.turn = None
+                return True
             self._queue.append(turn)
         if flight.needed:  # since we looked
             turn.fire()
