@@ -197,12 +197,16 @@ async def test_close_wakes_who_waits(connect, blackhole):
         await asyncio.wait_for(task, 5)
 
 
-def test_a_closed_pool_opens_again(connect, redis_url):
-    """close() gives sockets back; a later call connects anew."""
+async def test_a_closed_pool_opens_again(connect, redis_url):
+    """close() gives sockets back; a later call, of whoever was at work, connects anew and leaves nothing open."""
     connections = connect(redis_url)
     connections.execute([("PING",)])
-    connections.close()
-    assert [b"PONG"] == connections.execute([("PING",)])
+    assert [b"PONG"] == await connections.execute_async([("PING",)])
+    await connections.close_async()
+    for _ in range(2):
+        assert [b"PONG"] == connections.execute([("PING",)])
+        assert [b"PONG"] == await connections.execute_async([("PING",)])
+        assert [] == [link for link in connections.single._links if link.sock.fileno() >= 0]
 
 
 # -- faults --------------------------------------------------------------------------------------

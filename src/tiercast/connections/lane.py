@@ -223,10 +223,10 @@ class Lane:
         replies = link.take(batch.count)
         self.node.breaker.succeeded()
         self._links[link] = None
-        if link.generation == self.node.generation:
-            self._idle.append(link)
-        else:
+        if self.node.closed or link.generation != self.node.generation:
             self._forget(link)
+        else:
+            self._idle.append(link)
         if any(self._queues.values()):
             self._flush()  # first: the server works while this loop wakes the tasks
         batch.answer(replies)
@@ -364,6 +364,8 @@ class Lane:
             self._links[link] = None
             self._idle.append(link)
             self._flush()
+            if self.node.closed and link in self._idle:  # whoever wanted it has gone
+                self._forget(link)
         elif error is not None:
             waiting = [request for queue in self._queues.values() for request in queue]
             if waiting:

@@ -64,6 +64,8 @@ class Node:
         self.generation = 0
         self.opened = 0
         """Connections opened so far."""
+        self.closed = False
+        """Whether it was closed: what is asked of it nevertheless has a connection for itself, which is closed after it."""
         self.limit = limit
         self._master: tuple[tuple[str, int], ...] = ()
         self._begin()
@@ -120,7 +122,7 @@ class Node:
             self._drop(link)
             raise
         link.used = deadline
-        if link.generation != self.generation:
+        if self.closed or link.generation != self.generation:
             self._drop(link)
         else:
             self._idle.append(link)
@@ -240,7 +242,8 @@ class Node:
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close every connection, from any thread; the next call opens new ones."""
+        """Close every connection, from any thread; a later call opens one for itself."""
+        self.closed = True
         self.suspect()
         for key, lane in list(self._lanes.items()):
             self._lanes.pop(key, None)
