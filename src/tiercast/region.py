@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .coherence.log import Write
 from .coherence.records import written_once
 from .config import DEFAULT, Default
+from .config.checks import LARGEST
 from .invalidation.ttl import jittered
 from .keys import encode_tag, storage_key
 from .loading.hits import make_hit, make_hits
@@ -363,7 +364,7 @@ def seconds_of(ttl: float | timedelta | None, name: str = "ttl") -> float:
         hint = "; None means 'until invalidated'" if name == "ttl" else ""
         message = f"{name} must be greater than 0 seconds, not {ttl!r}{hint}"
         raise ValueError(message)
-    return float(ttl)
+    return float(ttl) if ttl <= LARGEST else math.inf
 
 
 def tags_of(tags: Iterable[str]) -> tuple[str, ...]:

@@ -219,9 +219,11 @@ class TestTime:
             call(cache.set, "k", 1, True)
 
     def test_a_long_ttl(self, cache: CacheManager, call: Sync) -> None:
-        """A TTL of 29 days is kept: no 32-bit millisecond anywhere."""
+        """A TTL of 29 days is kept: no 32-bit millisecond anywhere. One beyond all numbers of seconds is no end."""
         call(cache.set, "k", 1, 29 * 86_400)
         assert call(cache.ttl, "k") > 28 * 86_400
+        call(cache.set, "k", 2, 10**400)
+        assert call(cache.get, "k") == 2
 
 
 class TestInvalidation:
@@ -361,6 +363,14 @@ class TestInvalidation:
         call(cache.invalidate_keys, ["k"])
         call(cache.set, "k", "stale", as_of=position)
         assert call(cache.get, "k") is None
+
+    @pytest.mark.parametrize("token", [("x", "y"), (1, 2), ("x",), "xy", 3])
+    def test_as_of_takes_what_position_gave(self, cache: CacheManager, call: Sync, token: Any) -> None:
+        """Anything else is refused before anything is appended."""
+        position = call(cache.position)
+        with pytest.raises(TypeError, match="position\\(\\) returned"):
+            call(cache.set, "k", 1, as_of=token)
+        assert call(cache.position) == position
 
     def test_purge(self, cache: CacheManager, call: Sync, stack: str) -> None:
         """`purge` removes physically, in every tier, and counts per tier."""

@@ -198,8 +198,9 @@ def since_of(as_of: Any) -> Position:
     Raises:
         TypeError: it is no position.
     """
-    if isinstance(as_of, tuple) and len(as_of) == 2:
-        return Position(*as_of)
+    match as_of:
+        case (str(epoch), int(position)):
+            return Position(epoch, position)
     message = f"as_of must be what position() returned before the value was read, not {as_of!r}"
     raise TypeError(message)
 
