@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.log_server import LogServer
+from simulation.settings import LATE, NAMES
 from simulation.sim_tiers import SimRemote
 from simulation.value_server import ValueServer
 from tiercast.coherence import coherence, judging, ledger
 from tiercast.config import CoherenceConfig
 from tiercast.loading import finding, reading, stale, storing, writing
+from tiercast.parts import Parts
 from tiercast.region import Region
+from tiercast.runtime import Runtime
 from tiercast.tiers.lives import ServerLives
 
 Coherence = coherence.Coherence
@@ -106,6 +109,8 @@ CALM = {
     "flaky": 0.0, "messages": {}, "faults_every": 100_000_000, "skew": 0.0, "key_ring": 1_000, "stamps": 1_000,
     "log_stamps": 1_000, "log_length": 1_000, "memory": 100, "on_outage": "load", "origin_lag": 0.0, "think": 0.05,
     "slow_loads": 0.3, "split": 0.5, "ticks": 0.01, "pace": 0.002, "outbox": 10_000, "policy": "lru", "steps": 3_000,
+    "grace": 0.0, "failing_loads": 0.02, "soft_timeout": None, "hard_timeout": None, "early_refresh": 0.0,
+    "loads_at_once": 64, "derived": 0.0, "late": 0.0, "regions": 10_000, "names": NAMES[:3],
 }  # fmt: skip
 REDIS = {**CALM, "log": "redis", "remote": True, "disk": False, "hosts": ("h1", "h2"), "threads": 2}
 DISK = {**REDIS, "disk": True, "hosts": ("h1", "h1", "h2")}
@@ -118,6 +123,10 @@ def faults(**weights: float) -> dict[str, Any]:
     return {"faults": weights, "faults_every": 60}
 
 
+SOFT = {"operations": {"load": 8.0, "look": 6.0, "soft": 4.0, "delete": 1.0, "refresh": 1.0}}
+GRACE = {"grace": 20.0, "failing_loads": 0.6}
+SOFT_KEYS = {**SOFT, "names": NAMES[:2], "softly": ("key",), "key_ring": 1}
+LATER = {"names": NAMES[:1] + LATE, "late": 0.5}
 LOSSY = {**STORMY, **faults(lose_part=1.0), "flaky": 0.35}
 CUT = {**faults(cut=3.0, pause=1.0), "barriers": 0.0}
 
@@ -181,6 +190,7 @@ MUTANTS = (
         (Edit(ServerLives, "since", "return math.inf", "return 0"),),
         {
             **REDIS,
+            "names": NAMES[:2],
             "key_ring": 1,
             "threads": 4,
             "pace": 0.0005,
@@ -253,7 +263,14 @@ MUTANTS = (
     Mutant(
         "nothing is proven while a record waits in the outbox",
         (Edit(Coherence, "beat", "clear = not self.outbox.waiting()", "clear = True"),),
-        {**REDIS, "hosts": ("h1", "h1"), "durable_outbox": True, **STORMY, **faults(cut=3.0, crash=1.0, cancel=3.0)},
+        {
+            **REDIS,
+            "names": NAMES[:2],
+            "hosts": ("h1", "h1"),
+            "durable_outbox": True,
+            **STORMY,
+            **faults(cut=3.0, crash=1.0, cancel=3.0),
+        },
     ),
     Mutant(
         "the outbox is replayed",
@@ -359,7 +376,7 @@ MUTANTS = (
     Mutant(
         "born is of the epoch that the entry names",
         (Edit(writing, "_put_some", "born = begin.born if begin.epoch == delivery.epoch else 0", "born = begin.born"),),
-        {**REDIS, **LOSSY, "operations": {"set": 6.0, "look": 6.0, "foreign": 3.0, "load": 2.0}},
+        {**REDIS, **LOSSY, "flaky": 0.25, "operations": {"set": 6.0, "look": 6.0, "foreign": 3.0, "load": 2.0}},
     ),
     Mutant(
         "an unproven spare is served only where grace is set",
@@ -382,6 +399,207 @@ MUTANTS = (
         "who sees that it is behind serves nothing by the outage rule",
         (Edit(Coherence, "outlives_outage", "and not self.behind()", ""),),
         {**DISK, "log": "disk", "remote": False, "hosts": ("h1", "h1"), **faults(cut=1.0, server_stalls=3.0)},
+    ),
+    Mutant(
+        "grace serves nothing that a hard record killed",
+        (
+            Edit(
+                stale,
+                "servable",
+                "return region.judge(address, spare.entry, spare.vouched, spare.local) not in (Verdict.DEAD, Verdict.UNKNOWN)",
+                "return True",
+            ),
+        ),
+        {**REDIS, **GRACE, "slow_loads": 0.8},
+    ),
+    Mutant(
+        "grace ends",
+        (
+            Edit(stale, "servable", "region.clock.monotonic() >= spare.entry.keep", "False"),
+            Edit(Region, "look", "now >= entry.keep", "False"),
+        ),
+        {**REDIS, **GRACE, "grace": 0.5},
+    ),
+    Mutant(
+        "grace serves what is not proven only where nothing can be loaded",
+        (Edit(stale, "soft_limit", "spare is None or not spare.proven", "spare is None"),),
+        {**REDIS, **GRACE, **faults(cut=3.0), "failing_loads": 0.0, "soft_timeout": 0.0},
+    ),
+    Mutant(
+        "what is stale is served only where loading is slow, fails, or goes on behind",
+        (Edit(reading, "_left_alone", "backing_off(region, local_key)", "True"),),
+        {**REDIS, **GRACE},
+    ),
+    Mutant(
+        "grace serves nothing where the disk log is known to have moved",
+        (Edit(stale, "servable", " or region.coherence.behind()", ""),),
+        {**DISK, **GRACE, "log": "disk", "remote": False, "hosts": ("h1", "h1"), **faults(server_stalls=3.0)},
+    ),
+    Mutant(
+        "a soft key record marks what memory holds",
+        (Edit(Region, "drop_key", "entry.stale = True", "pass"),),
+        {**REDIS, **SOFT},
+    ),
+    Mutant(
+        "a soft stamp marks what is read past it",
+        (Edit(Region, "_alive", "entry.stale = True", "pass"),),
+        {**REDIS, **SOFT},
+    ),
+    Mutant(
+        "what was loaded before a soft record enters memory as stale",
+        (Edit(Region, "insert", "entry.stale = True", "pass"),),
+        {**REDIS, **SOFT, "remote": False, "disk": True, "slow_loads": 0.8},
+    ),
+    Mutant(
+        "what is promoted keeps the mark that a tier below gave it",
+        (Edit(Region, "_arrival", "entry.stale = True", "pass"),),
+        {**DISK, **SOFT, "key_ring": 1, **faults(crash=3.0)},
+    ),
+    Mutant(
+        "the disk keeps the mark of a soft record when a copy is written behind it",
+        (
+            Edit(
+                storing,
+                "put_disk",
+                "verdict is Verdict.ALIVE or (verdict is Verdict.STALE and bool(envelope.flags & STALE))",
+                "verdict in (Verdict.ALIVE, Verdict.STALE)",
+            ),
+        ),
+        {
+            **DISK,
+            **SOFT_KEYS,
+            "operations": {"load": 6.0, "look": 6.0, "soft": 4.0, "refresh": 3.0, "keys": 0.5},
+            "hosts": ("h1", "h2"),
+            "threads": 3,
+            "think": 0.02,
+            "slow_loads": 0.1,
+            "split": 0.9,
+        },
+    ),
+    Mutant(
+        "a fill whose load began before a soft record is stored as stale",
+        (Edit(storing, "store", "if verdict is Verdict.STALE:", "if False:"),),
+        {
+            **REDIS,
+            **SOFT,
+            "names": NAMES[:1],
+            "key_ring": 1,
+            "slow_loads": 0.8,
+            "slow": 2.0,
+            "think": 0.3,
+            **faults(crash=3.0),
+            "faults_every": 30,
+        },
+    ),
+    Mutant(
+        "a value that is put into L3 after a soft record is put there as stale",
+        (Edit(writing, "place", "is not Verdict.ALIVE", "is None"),),
+        {
+            **CLUSTER,
+            **SOFT_KEYS,
+            "operations": {"set": 6.0, "look": 6.0, "soft": 2.0, "keys": 1.0},
+            "disk": True,
+            "hosts": ("h1", "h1", "h2"),
+            "threads": 3,
+            "think": 0.5,
+            "split": 0.9,
+        },
+    ),
+    Mutant(
+        "the carrier marks in L3 what soft records made stale",
+        (Edit(Runtime, "_carry", "for _ in range(MARKS):", "for _ in ():"),),
+        {**REDIS, **SOFT, "key_ring": 1, **faults(crash=3.0)},
+    ),
+    Mutant(
+        "who joins a flight judges what it brought by soft records, too",
+        (Edit(reading, "_counts", "if verdict is Verdict.STALE:", "if False:"),),
+        {**CLUSTER, **SOFT, "threads": 3, "slow_loads": 0.8, "slow": 6.0, "lock_ttl": 1.0},
+    ),
+    Mutant(
+        "what a flight brings is not past its time when a read comes that joins it",
+        (Edit(reading, "_counts", "began >= entry.keep", "False"),),
+        {
+            **REDIS,
+            "threads": 3,
+            "operations": {"load": 1.0},
+            "names": NAMES[:1],
+            "split": 0.9,
+            "pace": 0.05,
+            "think": 0.3,
+        },
+    ),
+    Mutant(
+        "what was computed from a stale input is stale",
+        (Edit(reading, "_load", "entry.stale = context.stale", "pass"),),
+        {**REDIS, **GRACE, "derived": 0.6, "names": NAMES[:2]},
+    ),
+    Mutant(
+        "a load is told that its input is stale",
+        (Edit(stale, "served", "load.stale = True", "pass"),),
+        {**REDIS, **SOFT},
+    ),
+    Mutant(
+        "an entry that is looked at closely is no fresher for it",
+        (Edit(Region, "schedule_look", "if entry.stale:", "if False:"),),
+        {**REDIS, **SOFT, "early_refresh": 1.0},
+    ),
+    Mutant(
+        "a region's ledger is made under the ledger's lock",
+        (Edit(Region, "__init__", "with self.ledger.lock:", "if True:"),),
+        {**REDIS, **LATER},
+    ),
+    Mutant(
+        "a region knows the records that had named it before it was made",
+        (
+            Edit(
+                Region,
+                "__init__",
+                "self.view = self.ledger.region(name)",
+                "self.ledger.regions.pop(name, None)\n        self.view = self.ledger.region(name)",
+            ),
+        ),
+        {**REDIS, **LATER, "key_ring": 1},
+    ),
+    Mutant(
+        "a region hears the records that name it from when it is made",
+        (
+            Edit(
+                Region,
+                "__init__",
+                "self.view = self.ledger.region(name)",
+                "self.view = type(self.ledger.region('default'))(name, self.ledger)",
+            ),
+        ),
+        {**REDIS, **LATER},
+    ),
+    Mutant(
+        "a snapshot's stamps of a region are kept for when it is made",
+        (
+            Edit(
+                ledger.Ledger,
+                "_set_stamps",
+                "for name in draft.targets:",
+                "for name in set(self.regions) & set(draft.targets) if not waiting else draft.targets:",
+            ),
+        ),
+        {**REDIS, **LATER, "operations": {"load": 8.0, "look": 6.0, "region": 2.0}, **faults(crash=3.0, cut_bus=2.0)},
+    ),
+    Mutant(
+        "beyond so many regions, a record that names a further one counts for all",
+        (
+            Edit(
+                ledger.Ledger,
+                "_reach",
+                "return self.waiting_everywhere if waiting else self.everywhere",
+                "return Stamps(9)",
+            ),
+        ),
+        {**REDIS, **LATER, "regions": 1},
+    ),
+    Mutant(
+        "a region that is made on demand is reached by what key records remove",
+        (Edit(Parts, "region", "self._regions = {**self._regions, name: found}", "self._regions = {**self._regions}"),),
+        {**REDIS, **LATER},
     ),
     Mutant(
         "the log keeps what has not been carried",

@@ -22,7 +22,6 @@ from tiercast.loading.workers import Spawn
 from tiercast.plans import Pause
 from tiercast.region import MISS
 from tiercast.signal import Wait
-from tiercast.tiers.entry import Address
 
 PATIENCE = 90.0
 """Seconds of the world's time in which everything has to come to rest."""
@@ -52,7 +51,7 @@ def simulate(seed: int, remember: int = 400, **fixed: Any) -> Counter[str]:
         Failed: a promise was broken.
     """
     settings = drawn(seed, **fixed)
-    with plans_handed_out(), quiet():
+    with plans_handed_out(settings.regions), quiet():
         world = World(replace(settings, names=settings.names), remember)
         try:
             world.run()
@@ -135,10 +134,9 @@ def drive(world: World, plan: Generator[Any, Any, Any]) -> Any:
                 world.pass_time(request.timeout)
                 reply = request.signal.fired
             elif type(request) is Load:
-                request.loader.begins()
-                request.loader.before = request.loader.after = 0.0
-                request.loader.proceed()
-                reply = request.loader.text
+                list(request.loader.reads(request.context))
+                while isinstance(reply := request.loader.proceed(request.context), float):
+                    pass
             elif type(request) is Spawn:
                 request.flight.loop = None
                 contextvars.copy_context().run(drive, world, request.make())
@@ -157,7 +155,7 @@ def judge(world: World) -> None:
     Raises:
         Violation: (c) somebody does not agree with the origin, or (d) a load is not stored, or not found by others.
     """
-    world.settings = replace(world.settings, failing_loads=0.0)
+    world.settings = replace(world.settings, failing_loads=0.0, derived=0.0)
     settled = world.oracle.settled()
     for process in world.processes:
         for name in settled:
@@ -167,19 +165,22 @@ def judge(world: World) -> None:
         for name in settled:
             agree(world, newcomer, name)
         drive(world, newcomer.coherence.leave())
-    world.pass_time(world.settings.lock_ttl + 0.1)  # leases of the dead
+    # The leases of the dead, and what was stored for a short time, are over.
+    world.pass_time(max(world.settings.lock_ttl, 3.0) + world.settings.skew + 0.1)
     for _ in range(2):
         world.pass_time(HEAD_START[1] + 0.1)  # the owner of a key may refresh first what a soft record marked
         for process in world.processes:
             with process.runtime.ledger.lock:
-                process.region.memory.clear()
+                for region in process.runtime.regions():
+                    region.memory.clear()
             drive(world, process.coherence.beat())
             for name in world.oracle.names:
                 load(world, process, name)
     for process in world.processes:
         drive(world, process.coherence.beat())
         for name in world.oracle.names[-world.settings.memory :]:
-            if process.region.memory.get(process.region.local_key(address(process, name))) is None:
+            region = process.region_of(name)
+            if region.memory.get(region.local_key(name.address)) is None:
                 raise Violation(f"(d) at rest {process} loaded {name} twice, and it is not in its memory")
     for host in world.hosts.values():
         # What the log's own floor makes doubtful to who starts is loaded once more; then nobody needs to.
@@ -191,9 +192,11 @@ def judge(world: World) -> None:
                 found = look(world, newcomer, name)
                 if found is NOTHING:
                     load(world, newcomer, name)
+                    world.pass_time(HEAD_START[1] + 0.1)
+                    load(world, newcomer, name)
                 elif name in settled:
                     world.oracle.agrees(str(newcomer), name, found)
-                if life == 3 and found is NOTHING and newcomer.region.below:
+                if life == 3 and found is NOTHING and newcomer.region_of(name).below:
                     raise Violation(f"(d) at rest {name} was loaded, and who starts on {host.name} finds it nowhere")
             drive(world, newcomer.coherence.leave())
     for process in list(world.processes):
@@ -210,18 +213,16 @@ def agree(world: World, process: Process, name: Name) -> object:
 
 
 def look(world: World, process: Process, name: Name) -> object:
-    found = process.operations.get(name.key, NOTHING, **name.place)
+    found = process.operations.get(name.key, NOTHING, region=name.region, **name.place)
     return drive(world, found) if isinstance(found, Generator) else found
 
 
 def load(world: World, process: Process, name: Name) -> None:
-    want = Want(Loader(world, name), 300.0, name.tags)
-    plan = process.operations.get_or_set(name.key, want.loader, want.ttl, tags=want.tags, **name.place)
+    want = Want(Loader(world, name, 300.0), 300.0, name.tags)
+    plan = process.operations.get_or_set(
+        name.key, want.loader, want.ttl, tags=want.tags, region=name.region, **name.place
+    )
     found = drive(world, plan) if isinstance(plan, Generator) else plan
     if found is MISS:
         raise Violation(f"(d) {process} loaded {name} and got nothing")
     world.oracle.agrees(str(process), name, found) if name in world.oracle.settled() else None
-
-
-def address(process: Process, name: Name) -> Address:
-    return Address(process.region.name, name.scope, name.key)

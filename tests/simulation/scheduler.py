@@ -32,6 +32,24 @@ Reply = tuple[bool, Any]
 """(whether it is to be thrown, what)."""
 
 
+def nesting(plan: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Run a plan, and before each load that reads other keys, what it reads of them, as a part of that load."""
+    reply: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            request = plan.send(reply) if error is None else plan.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        error = None
+        try:
+            if type(request) is Load:
+                yield from request.loader.reads(request.context)  # type: ignore[attr-defined]
+            reply = yield request
+        except BaseException as exc:
+            error = exc
+
+
 class Thread:
     """One line of execution in a simulated process: a plan, the request it waits for, and the reply it has got."""
 
@@ -218,8 +236,6 @@ class Scheduler:
             else:
                 self._wake_after(thread, request.timeout)
         else:
-            if kind is Load:
-                request.loader.begins()
             self._make_ready(thread)
 
     def _wake_after(self, thread: Thread, seconds: float) -> None:
@@ -298,9 +314,11 @@ class Scheduler:
 
     def _spawn(self, thread: Thread, request: Spawn) -> Reply:
         if not request.waited and self.draw() < 0.05:
+            thread.process.refused = self.steps
+            self.counts["background refused a load"] += 1
             return False, False
         request.flight.loop = None
-        spawned = Thread(thread.process, "worker", request.make())
+        spawned = Thread(thread.process, "worker", nesting(request.make()))
         spawned.context = thread.context.copy()
         self.counts["spawned"] += 1
         self.start(spawned)
@@ -310,16 +328,17 @@ class Scheduler:
         """Read the origin, now or after a while; answer now or after a while."""
         loader: Any = request.loader
         try:
-            delay = loader.proceed()
+            done = loader.proceed(request.context)
         except Exception as exc:
+            thread.process.could_not_load(loader.name.address)
             return True, exc
-        if delay:
+        if isinstance(done, float):
             thread.ticket += 1
             self._make_unready(thread)
-            self._wake_after(thread, delay)
+            self._wake_after(thread, done)
             return None
-        self.note(thread, f"loaded {loader.text}")
-        return False, loader.text
+        self.note(thread, f"loaded {done}")
+        return False, done
 
     def _poll(self, thread: Thread, request: Poll) -> Reply:
         return False, thread.process.next_message()

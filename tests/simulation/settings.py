@@ -15,10 +15,16 @@ NAMES = (
     Name("o:1", "apple", ("U",)),
     Name("o:1/u:2", "dates", ("T",)),
 )
+LATE = (
+    Name("", "apple", ("T",), "late"),
+    Name("o:1", "bread", ("U",), "late"),
+    Name("", "cream", ("U",), "later"),
+)
+"""Of regions that nobody configured: each process makes them when it first uses them."""
 OPERATIONS = {
     "load": 34.0, "look": 12.0, "many": 4.0, "refresh": 2.0, "set": 7.0, "delete": 6.0, "write_through": 4.0,
     "aside": 3.0, "retag": 3.0, "touch": 1.0, "tag": 6.0, "scope": 2.0, "pattern": 2.0, "region": 0.6,
-    "everything": 0.6, "keys": 3.0, "soft": 1.5, "foreign": 2.0,
+    "everything": 0.6, "keys": 3.0, "soft": 2.5, "foreign": 2.0,
 }  # fmt: skip
 FAULTS = {
     "cut": 5.0, "cut_bus": 3.0, "hang_up": 2.0, "overflow": 1.0, "crash": 3.0, "pause": 3.0, "cancel": 6.0, "stop_all": 1.0,
@@ -42,6 +48,11 @@ class Settings:
         think: the longest pause between operations. slow: the longest half of a slow load.
         flaky: how often a request, or its answer, is lost, or comes late. faults_every: steps between faults, about.
         skew: how far wall clocks may differ.
+        grace, soft_timeout, hard_timeout, early_refresh, loads_at_once: the regions' settings.
+        derived: how often a load reads the last key of all, as its input.
+        softly: what soft invalidations are of.
+        late: the part of a run, at the most, before a process first uses a region that nobody configured.
+        regions: how many names of regions a ledger keeps apart.
     """
 
     seed: int = 0
@@ -80,6 +91,15 @@ class Settings:
     slow_loads: float = 0.15
     failing_loads: float = 0.02
     skew: float = 0.0
+    grace: float = 0.0
+    soft_timeout: float | None = None
+    hard_timeout: float | None = None
+    early_refresh: float = 0.0
+    loads_at_once: int = 64
+    derived: float = 0.0
+    softly: tuple[str, ...] = ("key", "key", "tag", "scope", "pattern", "region", "everything")
+    late: float = 0.5
+    regions: int = 10_000
     split: float = 0.5
     pace: float = 0.002
     ticks: float = 0.01
@@ -98,10 +118,11 @@ def drawn(seed: int, **fixed: Any) -> Settings:
     operations = {name: weight * choice((0.3, 1.0, 1.0, 2.0)) for name, weight in OPERATIONS.items()}
     faults = {name: weight * choice((0.0, 1.0, 1.0, 2.0)) for name, weight in FAULTS.items()}
     calm = draw() < 0.1
+    grace = choice((0.0, 0.0, 2.0, 20.0, 20.0))
     settings = Settings(
         seed=seed,
         hosts=hosts,
-        names=NAMES[: choice((1, 2, 3, 5))],
+        names=NAMES[: choice((1, 2, 3, 5))] + LATE[: choice((0, 0, 1, 3))],
         log=log,
         disk=disk,
         remote=remote,
@@ -124,6 +145,15 @@ def drawn(seed: int, **fixed: Any) -> Settings:
         flaky=0.0 if calm else choice((0.0, 0.003, 0.02)),
         think=choice((0.05, 0.3, 1.0)),
         slow_loads=choice((0.02, 0.15, 0.4)),
+        failing_loads=choice((0.02, 0.3, 0.7)) if grace else 0.02,
+        grace=grace,
+        soft_timeout=choice((None, None, 0.0, 0.3)),
+        hard_timeout=choice((None, None, None, 2.0)),
+        early_refresh=choice((0.0, 0.0, 1.0)),
+        loads_at_once=choice((1, 64, 64)),
+        derived=choice((0.0, 0.0, 0.3)),
+        late=choice((0.0, 0.5)),
+        regions=choice((1, 2, 10_000, 10_000)),
         skew=choice((0.0, 0.0, 5.0)),
         split=choice((0.2, 0.5, 0.8)),
         pace=choice((0.0005, 0.002, 0.01)),

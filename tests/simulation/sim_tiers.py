@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ class SimRemote:
 
     Attributes:
         names_epoch: off as a mutant: the epoch is no part of a key's name.
+        sending: called with each entry that is to be put; answers what is called when it is.
     """
 
     name = "remote"
@@ -40,6 +41,7 @@ class SimRemote:
         self.server = server
         self.clock = clock
         self.lives = lives
+        self.sending: Callable[[Envelope], Callable[[], None]] = lambda envelope: lambda: None
         self._met: frozenset[str] = frozenset()
 
     def key_of(self, address: Address, epoch: str) -> str:
@@ -63,6 +65,7 @@ class SimRemote:
             if envelope is not None and now < envelope.keep_until:
                 if envelope.epoch == epoch or not self.names_epoch:
                     reading.found[address] = envelope
+                    self.server.counts["found_marked"] += envelope.flags & STALE
                 else:
                     reading.corrupt += 1
         if reading.found:
@@ -79,9 +82,13 @@ class SimRemote:
 
     def put_if_newer(self, address: Address, envelope: Envelope, guard: Guard) -> Plan[Put]:
         name, ttl = self.key_of(address, envelope.epoch), self._ttl(envelope.keep_until)
-        return self._ask(
-            "put", lambda: self.server.put(name, envelope, ttl, guard.fence, guard.begun), envelope, Put.FAILED
-        )
+        arrives = self.sending(envelope)
+
+        def put() -> Put:
+            arrives()
+            return self.server.put(name, envelope, ttl, guard.fence, guard.begun)
+
+        return (yield from self._ask("put", put, envelope, Put.FAILED))
 
     def bury(self, address: Address, epoch: str, position: int, fence: float) -> Plan[bool]:
         name = self.key_of(address, epoch)
@@ -137,9 +144,14 @@ class SimRemote:
 
 
 class DiskState:
-    """L2 of one host: what its processes share, and what outlives them."""
+    """L2 of one host: what its processes share, and what outlives them.
+
+    Attributes:
+        marked: how many entries soft records marked. found_marked: how many that are marked were found.
+    """
 
     def __init__(self) -> None:
+        self.marked = self.found_marked = 0
         self.epoch = ""
         self.position = 0
         self.rows: dict[str, Envelope] = {}
@@ -173,6 +185,7 @@ class SimDisk:
                     envelope = state.rows.get(storage_key(*address))
                     if envelope is not None and envelope.epoch == epoch and now < envelope.keep_until:
                         reading.found[address] = envelope
+                        state.found_marked += envelope.flags & STALE
             return reading
 
         if any(address in self.later for address in addresses):
@@ -294,6 +307,7 @@ class SimDisk:
                 continue
             if soft and soft[0]:
                 self.state.rows[name] = replace(standing, flags=standing.flags | STALE)
+                self.state.marked += not standing.flags & STALE
             else:
                 del self.state.rows[name]
 

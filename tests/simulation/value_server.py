@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from simulation.steps import Time
 from tiercast.tiers.base import Put
-from tiercast.tiers.entry import Envelope
+from tiercast.tiers.entry import STALE, Envelope
 
 
 class Row(NamedTuple):
@@ -34,7 +34,7 @@ class ValueServer:
         self.rows: dict[str, Row] = {}
         self.leases: dict[str, tuple[str, float]] = {}
         self.run = 1
-        self.counts: dict[str, int] = {"late": 0, "newer": 0, "kept_for_fence": 0}
+        self.counts: dict[str, int] = {"late": 0, "newer": 0, "kept_for_fence": 0, "marked": 0, "found_marked": 0}
 
     def standing(self, name: str) -> Row | None:
         """Return what stands under a key that has not expired."""
@@ -85,6 +85,7 @@ class ValueServer:
         row = self.standing(name)
         if row is None or row.envelope != seen:
             return 0
+        self.counts["marked"] += renewed.flags & STALE and not seen.flags & STALE
         self._store(name, renewed, renewed.born, ttl, row.fence)
         return 1
 

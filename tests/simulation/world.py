@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import tiercast.coherence.ledger
 import tiercast.invalidations
 import tiercast.operations
 import tiercast.standing
 from simulation.faults import Faults
 from simulation.log_server import LogServer
 from simulation.oracle import Name, Oracle, Violation
-from simulation.process import Host, Process
+from simulation.process import LONGEST_BACKOFF, Host, Process
 from simulation.programs import Application, Operation, housekeeper, listener
 from simulation.scheduler import Scheduler, Thread
 from simulation.settings import Settings
@@ -54,32 +55,49 @@ def config_of(settings: Settings) -> CacheConfig:
         ),
         scopes=ScopeConfig([ScopeLevel("o", "o_id", [ScopeLevel("u", "u_id")])]),
         lock_ttl=settings.lock_ttl,
-        retry_backoff=(0.1, 1.0),
+        retry_backoff=(0.1, LONGEST_BACKOFF),
+        grace=settings.grace,
+        soft_timeout=settings.soft_timeout,
+        hard_timeout=settings.hard_timeout,
+        early_refresh=settings.early_refresh,
+        max_concurrent_loads=settings.loads_at_once,
     )
 
 
 @contextmanager
-def plans_handed_out() -> Iterator[None]:
-    """Have the public operations hand out their plans instead of driving them, so that the hit path is the real one."""
+def plans_handed_out(regions: int) -> Iterator[None]:
+    """Have the public operations hand out their plans instead of driving them, so that the hit path is the real one.
+
+    `regions`: how many names of regions a ledger keeps apart.
+    """
     modules: tuple[Any, ...] = (tiercast.operations, tiercast.standing, tiercast.invalidations)
+    ledgers: Any = tiercast.coherence.ledger
     drives = [module.drive for module in modules]
+    most = ledgers.MAX_REGIONS
     for module in modules:
         module.drive = lambda plan: plan
+    ledgers.MAX_REGIONS = regions
     try:
         yield
     finally:
+        ledgers.MAX_REGIONS = most
         for module, drive in zip(modules, drives, strict=True):
             module.drive = drive
 
 
 class World(Scheduler):
-    """Everything there is. Run it inside `plans_handed_out()`."""
+    """Everything there is. Run it inside `plans_handed_out`."""
 
     def __init__(self, settings: Settings, remember: int = 400) -> None:
         super().__init__(settings.seed, split=settings.split, pace=settings.pace, remember=remember)
         self.settings = settings
         self.config = config_of(settings)
-        self.oracle = Oracle(settings.names, settings.max_staleness if settings.on_outage == "load" else None)
+        self.oracle = Oracle(
+            settings.names,
+            settings.max_staleness if settings.on_outage == "load" else None,
+            grace=settings.grace,
+            skew=settings.skew,
+        )
         self.values = ValueServer(self, settings.max_load_time)
         self.log = LogServer(
             self,
@@ -161,7 +179,7 @@ class World(Scheduler):
             number = self._made(draft, record, operation, str(process))
         if source is not None:
             for name, version in source.writes.items():
-                if name in self.oracle.covers(draft):
+                if not draft.soft and name in self.oracle.covers(draft):
                     self.oracle.covered[name] = max(self.oracle.covered[name], version)
         if self.log.host_log and self.settings.on_outage == "load":
             # Every process of the host compares heads on every read.
@@ -210,7 +228,7 @@ class World(Scheduler):
             long_away = self.now - process.last_beat >= 3 * limit
             forgotten = state is not None and process.coherence.position()[0] != state.epoch and not recalls
             if self.settings.every_barrier or not (long_away or forgotten):
-                process.known |= operation.numbers
+                process.barred |= operation.numbers
             else:
                 self.counts[f"barrier left out a process {'long away' if long_away else 'of a forgotten life'}"] += 1
 
@@ -249,8 +267,10 @@ class World(Scheduler):
     def retire(self, process: Process) -> None:
         """Take over what the library counted in a process."""
         process.check()
-        for prefix, counters in (("coherence", process.coherence.counters), ("region", process.region.counters)):
-            for name in counters.__slots__:
+        regions = process.runtime.regions()
+        counted = [("coherence", process.coherence.counters), *(("region", region.counters) for region in regions)]
+        for prefix, counters in counted:
+            for name in counters.__slots__:  # type: ignore[attr-defined]
                 self.retired[f"{prefix} {name}"] += getattr(counters, name).value
         self.retired["ring overflowed"] += process.runtime.ledger.floor > 0 and not process.disk
         self.retired["disk put later"] += process.disk.flushed if process.disk else 0
@@ -261,9 +281,13 @@ class World(Scheduler):
         counts = self.counts + self.retired
         counts.update({f"value server {name}": value for name, value in self.values.counts.items()})
         counts.update({f"epoch: {reason}": value for reason, value in self.log.reasons.items()})
+        counts["disk marked"] = sum(host.disk.marked for host in self.hosts.values())
+        counts["disk found_marked"] = sum(host.disk.found_marked for host in self.hosts.values())
         counts["log record trimmed"] = self.log.trimmed
         counts["record carried by the fleet"] = self.log.carried
         counts["reads judged"] = self.oracle.reads
+        counts["reads of what is stale"] = self.oracle.stale_reads
+        counts["reads that the outage rule excused"] = self.oracle.excused
         counts["invalidations"] = self.oracle.count
         counts["steps"] = self.steps
         return counts
