@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from .clock import Clock, SystemClock
 from .coherence.coherence import Coherence
-from .coherence.following import Removal
 from .coherence.ledger import Ledger
 from .coherence.listener import Housekeeper, Listener
 from .coherence.outbox import outbox_at
+from .coherence.protocols import Removal
 from .config import DEFAULT_REGION
 from .errors import ManagerClosed
 from .events import Events

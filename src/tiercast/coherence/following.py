@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import ManagerClosed
 from ..keys import decode_target
@@ -20,6 +20,7 @@ from ..monitoring.counter import Counter
 from ..plans import Plan
 from .fleet import Fleet
 from .log import Beat, Head, Log, LogUnavailable, Pulse, Snapshot, Tail, Write
+from .protocols import Channel, Entry, Removal, SharedStore
 from .records import Draft, Kind, Record
 from .settling import Settling
 from .together import Together, entered
@@ -31,34 +32,6 @@ if TYPE_CHECKING:
     from .outbox import Outbox
 
 logger = logging.getLogger("tiercast.coherence")
-
-Removal = tuple[str, str, str, int, bool]
-"""(region, scope, key, position, soft): what a key record takes out of memory."""
-
-
-class SharedStore(Protocol):
-    """A store of this host with a position of its own (L2). Coherence is handed some; it knows no tier."""
-
-    def applied(self) -> tuple[str, int]: ...
-
-    def apply(self, epoch: str, after: int, keys: Sequence[Removal], upto: int) -> Plan[bool]: ...
-
-    def drop(self, epoch: str, position: int, seen: tuple[str, int] | None = None) -> Plan[None]: ...
-
-
-class Entry(Protocol):
-    """What coherence wants to know of an entry of memory."""
-
-    own: bool
-    begun: float
-
-
-class Channel(Protocol):
-    """An open subscription to the bus, for the listener's thread."""
-
-    def poll(self, timeout: float) -> list[bytes]: ...
-
-    def close(self) -> None: ...
 
 
 class CoherenceCounters:

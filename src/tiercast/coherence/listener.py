@@ -16,7 +16,7 @@ from .log import LogUnavailable
 
 if TYPE_CHECKING:
     from .coherence import Coherence
-    from .following import Channel
+    from .protocols import Channel
 
 logger = logging.getLogger("tiercast.coherence")
 
