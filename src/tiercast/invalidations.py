@@ -392,8 +392,11 @@ class Invalidations(Purging):
         if not drafts:
             return self._nothing(count)
         keys = [draft for draft in drafts if draft.kind is Kind.KEY and not draft.soft]
-        addresses = [Address(draft.region, *decode_target(target)) for draft in keys for target in draft.targets]
-        before = (yield from self._before(addresses)) if count else None
+        before = None
+        if count:
+            before = yield from self._before(
+                [Address(draft.region, *decode_target(target)) for draft in keys for target in draft.targets]
+            )
         writes = self._runtime.burials(keys) if keys else ()
         delivery = yield from self._runtime.coherence.append(drafts, writes, require=require)
         removed = yield from self._removed_since(before, delivery)
