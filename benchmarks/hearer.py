@@ -47,20 +47,18 @@ def hear_bare(url: str, moments: list[float], *channels: str) -> Callable[[], No
 
 
 def hear_tiercast(url: str, name: str, moments: list[float]) -> Any:
-    """What a manager does; the moment is that at which its ledger has applied and its memory has dropped."""
+    """What a manager does; the moment is that at which its ledger has a key record and its memory has dropped the key."""
     from tiercast import CacheConfig, CacheManager, DistributedCacheConfig
 
     cache = CacheManager(CacheConfig(name=name, distributed=DistributedCacheConfig(connection_string=url)))
     coherence = cache._runtime.coherence
-    apply = coherence._apply
+    remove = coherence._remove
 
-    def noting(records: Any, *rest: Any) -> Any:
-        answer = apply(records, *rest)
-        if records:
-            moments.append(monotonic())
-        return answer
+    def noting(removals: Any) -> None:
+        remove(removals)
+        moments.append(monotonic())
 
-    coherence._apply = noting  # type: ignore[method-assign]
+    coherence._remove = noting
     cache.set("here", 1)
     cache.coherence.start(10)
     return cache

@@ -13,7 +13,7 @@ from redis_logs import NOWHERE, Opener, append, count_requests, head, key, open_
 from servers import RedisServer
 from tiercast.coherence import redis_scripts
 from tiercast.coherence.log import Write
-from tiercast.coherence.records import Draft, Kind, Record, decode_message, encode_record
+from tiercast.coherence.records import Draft, Kind, Record, decode_message, encode_record, split
 from tiercast.coherence.redis_log import RedisLog
 from tiercast.keys import encode_target
 from tiercast.plans import drive, drive_async
@@ -82,14 +82,16 @@ async def test_tasks_run_the_same_plans(log: RedisLog) -> None:
     assert appended.tail.records == drive(log.read((epoch, 0))).records
 
 
-def test_a_draft_too_long_for_the_wire_becomes_several_records(log: RedisLog) -> None:
-    """20,000 keys in one call."""
+def test_a_draft_too_long_for_the_wire_is_refused(log: RedisLog) -> None:
+    """20,000 keys in one record; whoever appends cuts them into several first (`records.split`)."""
     epoch = head(log).epoch
-    targets = tuple(f"organization:1|user:{number}" for number in range(20_000))
-    records = append(log, Draft(Kind.KEY, "default", targets), since=(epoch, 0)).tail.records
+    draft = Draft(Kind.KEY, "default", tuple(f"organization:1|user:{number}" for number in range(20_000)))
+    with pytest.raises(ValueError, match="longer than"):
+        append(log, draft, since=(epoch, 0))
+    records = append(log, *split(draft), since=(epoch, 0)).tail.records
     assert records is not None
     assert len(records) > 1
-    assert tuple(target for record in records for target in record.targets) == targets
+    assert tuple(target for record in records for target in record.targets) == draft.targets
 
 
 def test_a_reader_too_far_behind_is_told_so(opened: Opener, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class Coherence(Following):
         """Take one message from the bus; positions move by records in order only."""
         ledger, most = self.ledger, self.settings.max_message_bytes
         epoch, applied = self.position()
-        meaning = meaning_of(message, epoch, applied, most)
+        meaning = meaning_of(message, epoch, applied, most, self.fleet.member.encode())
         if isinstance(meaning, Apply):
             with ledger.lock:
                 if ledger.epoch == epoch and self._apply(meaning.records, meaning.records[-1].carried):

@@ -43,15 +43,16 @@ class OtherEpoch:
 Meaning = Apply | Duplicate | Gap | OtherEpoch | Malformed
 
 
-def meaning_of(data: bytes, epoch: str, applied: int, most: int = MAX_MESSAGE) -> Meaning:
+def meaning_of(data: bytes, epoch: str, applied: int, most: int = MAX_MESSAGE, own: bytes = b"") -> Meaning:
     """Say what a message means to a process that stands at (epoch, applied). Never raises.
 
     Args:
         data: as it was published.
         epoch, applied: where the process stands.
         most: bytes above which a message is not read.
+        own: what stands in the messages of this process itself, which may have applied them when it appended.
     """
-    if _echoes(data, epoch, applied):
+    if own in data and _echoes(data, epoch, applied):
         return Duplicate()
     records = decode_message(data, most)
     return records if isinstance(records, Malformed) else _placed(records, epoch, applied)

@@ -170,6 +170,16 @@ if OPERATION == 'read' then
   return {head(), tail()}
 end
 
+-- Operand: the fence in ms that the caller gives what it writes. For a caller that watches the first three keys
+-- (redis_watch.py): how far L3 is clean, where the log stands where the caller does and the caller may add to it; else -1.
+if OPERATION == 'watch' then
+  if SINCE_EPOCH == EPOCH and SINCE == POSITION and publish == 'PUBLISH'
+      and tonumber(ARGV[4]) >= tonumber(call('HGET', LOG, 'fence') or 0) then
+    return CARRIED
+  end
+  return -1
+end
+
 -- Stamps in the order of their positions, options.page of them from options.from on. A stamp that moves between two
 -- pages moves to a later page, so the first page's head and all pages together miss nothing.
 if OPERATION == 'snapshot' then
@@ -198,8 +208,12 @@ end
 
 -- ---------------------------------------------------------------- members
 
--- Operands: member, digest. options.lease ms. It writes, so that a master cut off from its replicas cannot prove.
+-- Operands: member, digest. options.lease ms; options.fence: the fence in ms that the member gives what it writes, of
+-- which the longest is kept. It writes, so that a master cut off from its replicas cannot prove.
 if OPERATION == 'beat' then
+  if OPTIONS.fence and OPTIONS.fence > tonumber(call('HGET', LOG, 'fence') or 0) then
+    call('HSET', LOG, 'fence', format('%.0f', OPTIONS.fence))
+  end
   local ends = format('%.0f', NOW + (OPTIONS.lease or 5000))
   call('HSET', MEMBERS, ARGV[4], table.concat({ends, SINCE_EPOCH, format('%.0f', SINCE), ARGV[5]}, '|'))
 end
@@ -282,15 +296,8 @@ local function judged(draft)
   return said
 end
 
--- Move the stamps that a record sets: members of a sorted set, in which the target stands last, so that nothing in it
--- can be confused. The oldest beyond the bound become the floor, below which every entry counts as dead.
-local function stamp(said)
-  local region = string.gsub(said.region, '[%%|]', {['%'] = '%25', ['|'] = '%7C'})
-  local vague = said.vague or said.kind == 'all'
-  local name = table.concat({vague and 'all' or said.kind, said.soft and 'soft' or 'hard', region, ''}, '|')
-  for _, target in ipairs(vague and {''} or said.targets) do
-    call('ZADD', STAMPS, format('%.0f', POSITION), name .. target)
-  end
+-- The oldest stamps beyond the bound become the floor, below which every entry counts as dead.
+local function bound_stamps()
   local bound, held = OPTIONS.stamps or 100000, call('ZCARD', STAMPS) - 1
   if held > bound then
     local surplus = held - math.floor(bound * 7 / 8)
@@ -299,6 +306,18 @@ local function stamp(said)
     call('ZREMRANGEBYRANK', STAMPS, 0, surplus - 1)
     call('HSET', LOG, 'floor', format('%.0f', FLOOR))
   end
+end
+
+-- Move the stamps that a record sets: members of a sorted set, in which the target stands last, so that nothing in it
+-- can be confused.
+local function stamp(said)
+  local region = string.gsub(said.region, '[%%|]', {['%'] = '%25', ['|'] = '%7C'})
+  local vague = said.vague or said.kind == 'all'
+  local name = table.concat({vague and 'all' or said.kind, said.soft and 'soft' or 'hard', region, ''}, '|')
+  for _, target in ipairs(vague and {''} or said.targets) do
+    call('ZADD', STAMPS, format('%.0f', POSITION), name .. target)
+  end
+  bound_stamps()
 end
 
 local count = #ARGV - 3 - 3 * (#KEYS - 4)
@@ -398,6 +417,7 @@ call(publish, sub(LOG, 1, -4) .. 'bus', first == count and lines[count] or table
 
 if math.floor(POSITION / 64) > math.floor(before / 64) then
   trim()
+  bound_stamps()
 end
 -- Where nothing but these drafts came after the caller's position, it knows them already: 1.
 return {head(), SINCE_EPOCH == EPOCH and SINCE == before and 1 or tail(), done and 1 or 0}

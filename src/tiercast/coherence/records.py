@@ -213,12 +213,15 @@ def decode_message(
     if len(raw) > most:
         return Malformed(f"{len(raw)} bytes")
     records = []
-    for line in raw.split(b"\n"):
+    for line in raw.split(b"\n") if b"\n" in raw else (raw,):
         if len(line) > MAX_RECORD:
             return Malformed(f"a record of {len(line)} bytes")
         try:
             fields = _load(line)
-            records.append(_record(fields, _text(fields, "epoch", required=True), fields.get("position")))
+            epoch = fields.get("epoch", "")
+            if type(epoch) is not str or not 0 < len(epoch) <= _MAX_NAME:
+                raise _refused("epoch", epoch)
+            records.append(_record(fields, epoch, fields.get("position")))
         except (ValueError, RecursionError) as exc:
             return Malformed(str(exc) or type(exc).__name__)
     return tuple(records)
@@ -240,36 +243,41 @@ def decode_logged(data: bytes | str, epoch: str, position: int) -> Record:
 
 
 def _record(fields: Mapping[str, Any], epoch: str, position: Any) -> Record:
-    if type(fields.get("v")) is not int or fields["v"] != WIRE_VERSION:
-        raise _RefusedError(f"version {fields.get('v')!r}")
+    """Return what the fields say; one plain sequence of checks, since every process runs it for every message."""
+    get = fields.get
+    version, kind = get("v"), get("kind", "")
+    if type(version) is not int or version != WIRE_VERSION:
+        raise _RefusedError(f"version {version!r}")
     if type(position) is not int or not 0 < position < MAX_POSITION:
         raise _RefusedError(f"position {position!r}")
-    kind = _KINDS.get(_text(fields, "kind", required=True))
-    if kind is None:
-        raise _RefusedError(f"kind {fields['kind']!r}")
-    targets = fields.get("targets", [])
-    if type(targets) is not list or not all(type(target) is str for target in targets):
+    if type(kind) is not str or kind not in _KINDS:
+        raise _refused("kind", kind)
+    targets, soft, sent = get("targets", []), get("soft", False), get("sent", 0.0)
+    if type(targets) is not list:
         raise _RefusedError("targets are not a list of strings")
-    soft = fields.get("soft", False)
+    for target in targets:
+        if type(target) is not str:
+            raise _RefusedError("targets are not a list of strings")
     if type(soft) is not bool:
         raise _RefusedError(f"soft {soft!r}")
-    sent = fields.get("sent", 0.0)
     if type(sent) not in (int, float) or not math.isfinite(sent):
         raise _RefusedError(f"sent {sent!r}")
-    region, origin = _text(fields, "region"), _text(fields, "origin")
-    carried = fields.get("carried", 0)
+    region, origin, carried = get("region", ""), get("origin", ""), get("carried", 0)
+    if type(region) is not str:
+        raise _refused("region", region)
+    if type(origin) is not str:
+        raise _refused("origin", origin)
     if type(carried) is not int or not 0 <= carried < MAX_POSITION:
         raise _RefusedError(f"carried {carried!r}")
-    record = Record(kind, region, tuple(targets), soft, origin[:_MAX_NAME], float(sent), epoch, position, carried)
+    record = Record(
+        _KINDS[kind], region, tuple(targets), soft, origin[:_MAX_NAME], float(sent), epoch, position, carried
+    )
     check_draft(record)
     return record
 
 
-def _text(fields: Mapping[str, Any], name: str, *, required: bool = False) -> str:
-    value = fields.get(name, "")
-    if type(value) is not str or (required and not 0 < len(value) <= _MAX_NAME):
-        raise _RefusedError(f"{name} {str(value)[:60]!r}")
-    return value
+def _refused(name: str, value: object) -> _RefusedError:
+    return _RefusedError(f"{name} {str(value)[:60]!r}")
 
 
 def _dump(value: Any) -> bytes:

@@ -17,18 +17,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..connections import Script, Unavailable
-from ..keys import target_storage_key
 from ..plans import Plan
 from . import redis_scripts as wire
 from .log import Appended, Beat, Head, LogUnavailable, Member, Pulse, Snapshot, Tail, Write
 from .notices import announcement
-from .records import Draft, Kind, Record, encode_draft, placed, split
+from .records import Draft, Kind, Record, encode_draft, placed
 from .redis_bus import RedisBus
+from .redis_watch import WatchedHead
 
 if TYPE_CHECKING:
     from ..clock import Clock
     from ..config import CoherenceConfig
-    from ..connections import RedisConnections
+    from ..connections import Command, RedisConnections
 
 _SNAPSHOT_TRIES = 5
 
@@ -71,6 +71,19 @@ class RedisLog:
         """The server's time as last answered, and this machine's monotonic time then or later."""
         self._script = Script(wire.SCRIPT)
         self._publish: str | None = None
+        self._fence = int(settings.fence * 1000)
+        session = connections.session()
+        self._watched: WatchedHead | None = None
+        if session is not None:
+            self._watched = WatchedHead(
+                session,
+                self.keys,
+                values=self._values,
+                asking=lambda place: self._command("watch", place, operands=[self._fence]),
+                timeout=connections.write_timeout,
+                fence=self._fence,
+                now=self._server_now,
+            )
 
     # -- records ------------------------------------------------------------------------------
 
@@ -79,16 +92,33 @@ class RedisLog:
 
         Raises:
             LogUnavailable: the log cannot be reached; it may have taken the records nonetheless.
-            ValueError: a draft cannot be.
+            ValueError: a draft cannot be, or is too long (see `records.split`).
         """
-        drafts = [part for draft in drafts for part in split(draft)]
         if not self.atomic_writes:
             writes = ()
-        options = b',"covered":true' if writes and _covers(writes, drafts) else b""
+        watched = self._watched
+        if watched is None or not watched.take():
+            return (yield from self._append(drafts, since, writes))
+        try:
+            appended = yield from watched.append(drafts, since, writes)
+            if appended is not None:
+                self._saw(appended.tail.head.time)
+            else:
+                appended = yield from self._append(drafts, since, writes)
+                yield from watched.watch(since, appended)
+        except Unavailable as exc:
+            raise LogUnavailable(str(exc)) from exc
+        finally:
+            watched.release()
+        return appended
+
+    def _append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write]) -> Plan[Appended]:
+        """Append by the script."""
+        options = b',"covered":true' if writes and wire.covers(writes, drafts) else b""
         if all(draft.kind is Kind.KEY for draft in drafts):
             options += b',"keys":true'
-        if writes and self._seen is not None:
-            options += b',"until":%d' % self._gives_up()
+        if writes and (now := self._server_now()) is not None:
+            options += b',"until":%d' % (now + round(self._connections.write_timeout * 1000))
         operands: list[str | bytes | int] = [*map(encode_draft, drafts)]
         for write in writes:
             operands += (wire.TOMBSTONE if write.blob is None else write.blob, write.ttl, write.fence)
@@ -189,7 +219,7 @@ class RedisLog:
     def beat(self, beat: Beat) -> Plan[Pulse]:
         """See `Log.beat`."""
         since = (beat.epoch, beat.applied)
-        options = b',"lease":%d' % round(beat.lease * 1000)
+        options = b',"lease":%d,"fence":%d' % (round(beat.lease * 1000), self._fence)
         reply = yield from self._call("beat", since, options, [beat.member, beat.digest])
         head, _ = self._head(reply[0])
         members = wire.members_of(reply[2], head, self._strangers_for)
@@ -241,14 +271,18 @@ class RedisLog:
 
     def _head(self, reply: Sequence[Any]) -> tuple[Head, int]:
         head, floor = wire.head_of(reply)
-        self._seen = (head.time, time.monotonic())
+        self._saw(head.time)
         return head, floor
 
-    def _gives_up(self) -> int:
-        """Return when, in ms by the server's clock and never too late, an append sent now is given up."""
-        assert self._seen is not None
+    def _saw(self, answered: float) -> None:
+        self._seen = (answered, time.monotonic())
+
+    def _server_now(self) -> int | None:
+        """Return the server's time in ms, or less; None where it has not said it yet."""
+        if self._seen is None:
+            return None
         answered, at = self._seen
-        return int((answered + time.monotonic() - at + self._connections.write_timeout) * 1000)
+        return int((answered + time.monotonic() - at) * 1000)
 
     def _call(
         self,
@@ -263,13 +297,7 @@ class RedisLog:
         Raises:
             LogUnavailable: whatever kept it from being run, or from answering.
         """
-        command = self._script.call(
-            (*self._four, *names),
-            operation,
-            wire.fresh_epoch(),
-            wire.options(self._options, since, options),
-            *operands,
-        )
+        command = self._command(operation, since, options, operands, names)
         # Readers wait for all but an append, to prove their memory; so it has no longer than a read.
         timeout = None if operation == "append" else self._connections.read_timeout
         try:
@@ -280,13 +308,18 @@ class RedisLog:
             raise LogUnavailable(f"{self._connections.name}: {reply}") from reply
         return reply
 
-
-def _covers(writes: Sequence[Write], drafts: Sequence[Draft]) -> bool:
-    """Whether the writes leave nothing in L3 that the drafts' key records kill: nothing has to be carried then."""
-    written = {write.key for write in writes}
-    for draft in drafts:
-        if draft.kind is Kind.KEY:
-            for target in draft.targets:
-                if target_storage_key(draft.region, target) not in written:
-                    return False
-    return True
+    def _command(
+        self,
+        operation: str,
+        since: tuple[str, int],
+        options: bytes = b"",
+        operands: Sequence[str | bytes | int] = (),
+        names: Sequence[str] = (),
+    ) -> Command:
+        return self._script.call(
+            (*self._four, *names),
+            operation,
+            wire.fresh_epoch(),
+            wire.options(self._options, since, options),
+            *operands,
+        )

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from .log import Head, Member
-from .records import Kind, Record, decode_logged
+from ..keys import target_storage_key
+from .log import Head, Member, Write
+from .records import Draft, Kind, Record, decode_logged
 
 SCRIPT: Final = files(__package__).joinpath("log.lua").read_text(encoding="utf-8")
 """The text of the script."""
@@ -128,6 +129,13 @@ def records_of(reply: Any, since: tuple[str, int], head: Head) -> tuple[Record, 
     return tuple(records) if expected == head.position + 1 else None
 
 
+def stamp_members(draft: Draft, position: int) -> list[str | int]:
+    """Return what ZADD takes to set a draft's stamps: position and member in turn, as the script names them."""
+    region = draft.region.replace("%", "%25").replace("|", "%7C")
+    begin = f"{draft.kind.value}|{'soft' if draft.soft else 'hard'}|{region}|"
+    return [part for target in draft.targets or ("",) for part in (position, begin + target)]
+
+
 def stamp_of(member: bytes, score: bytes, epoch: str) -> Record:
     """Return a stamp as the record that last set it; a stamp that cannot be read is one of "everything"."""
     position = int(float(score))
@@ -162,3 +170,14 @@ def members_of(reply: Sequence[Any], head: Head, horizon: float) -> tuple[Member
         except ValueError:
             continue  # not written by the script
     return tuple(members)
+
+
+def covers(writes: Sequence[Write], drafts: Sequence[Draft]) -> bool:
+    """Return whether writes leave nothing in L3 that the key records of drafts kill: nothing has to be carried then."""
+    written = {write.key for write in writes}
+    for draft in drafts:
+        if draft.kind is Kind.KEY:
+            for target in draft.targets:
+                if target_storage_key(draft.region, target) not in written:
+                    return False
+    return True

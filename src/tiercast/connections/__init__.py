@@ -9,7 +9,9 @@ from .base import Command, Script, Unavailable, error_code
 from .breaker import Breaker
 from .connections import Commands, RedisConnections
 from .listener import Listener, Message
+from .resp import Template, encode
 from .server import ServerInfo
+from .session import Session
 
 __all__ = [
     "Breaker",
@@ -20,6 +22,9 @@ __all__ = [
     "RedisConnections",
     "Script",
     "ServerInfo",
+    "Session",
+    "Template",
     "Unavailable",
+    "encode",
     "error_code",
 ]

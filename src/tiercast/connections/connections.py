@@ -18,6 +18,7 @@ from .listener import Listener, LocalListener, SocketListener
 from .local import LocalNode
 from .node import Node
 from .server import ServerInfo
+from .session import Session
 from .target import Target, from_client, from_url
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class RedisConnections:
         self.read_timeout = float(settings.read_timeout)
         self.write_timeout = float(settings.write_timeout)
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         if settings.client is not None:
             self.target = from_client(settings.client)
         elif settings.connection_string:
@@ -282,6 +284,14 @@ class RedisConnections:
         single.breaker.hint()
         return listener
 
+    def session(self) -> Session | None:
+        """Return a connection of one's own, not yet open; None where there is not one server with sockets."""
+        if not isinstance(self.single, Node):
+            return None
+        session = Session(self.single)
+        self._sessions.add(session)
+        return session
+
     # -- the end ---------------------------------------------------------------------------------
 
     def suspect(self) -> None:
@@ -297,6 +307,8 @@ class RedisConnections:
             self.cluster.close()
         for node in self._nodes():
             node.close()
+        for session in list(self._sessions):
+            session.drop()
 
     async def close_async(self) -> None:
         """The twin of `close`; those of this loop are closed when it returns."""
@@ -309,6 +321,8 @@ class RedisConnections:
         self._listeners = weakref.WeakSet()
         for node in self._nodes():
             node.after_fork()
+        for session in list(self._sessions):
+            session.forked()
 
 
 _meeting = threading.Lock()

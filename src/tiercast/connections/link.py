@@ -29,7 +29,7 @@ class Link:
         self._timeout: float | None = None
 
     def exchange(self, payload: bytes, count: int, deadline: float) -> list[Any]:
-        """Send `payload` and wait for `count` replies until `deadline` (`time.monotonic`).
+        """Send `payload`, unless it is empty, and wait for `count` replies until `deadline` (`time.monotonic`).
 
         Raises:
             Unavailable: the link is of no more use and must be closed.
@@ -38,7 +38,8 @@ class Link:
         remaining = deadline - time.monotonic()
         try:
             self.limit(remaining)
-            sock.sendall(payload)
+            if payload:
+                sock.sendall(payload)
             piece = PIECE
             while True:
                 data = sock.recv(piece)
@@ -77,6 +78,11 @@ class Link:
         if known is None or seconds < known * 0.96 or seconds > known * 1.04:
             self.sock.settimeout(seconds)
             self._timeout = seconds
+
+    def free(self) -> None:
+        """Have no use of the socket wait."""
+        self.sock.settimeout(0)
+        self._timeout = None
 
     def fits(self) -> bool:
         """Say whether an idle link is still open with nothing unread: a server that went away has closed it."""

@@ -52,6 +52,10 @@ class SocketListener:
         self._sock = link.sock
         self._closed = False
         self._replies = Replies(pushes=True)
+        self._channel = channels[0]
+        verb, name = b"smessage" if sharded else b"message", channels[0].encode()
+        self._begin = b"*3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$" % (len(verb), verb, len(name), name)
+        """What a message on the first channel begins with, in version 2 of the protocol."""
         self._keep_alive()
         try:
             self._subscribe(
@@ -77,8 +81,6 @@ class SocketListener:
         heard: set[bytes] = set()
         ready = self._replies.ready
         while not heard.issuperset(channels):
-            if not ready and not self._receive(deadline - time.monotonic()):
-                raise Unavailable("Redis did not confirm the subscription in time")
             # A message may come between two confirmations; it stays for get_message.
             for position, reply in enumerate(ready):
                 if isinstance(reply, Exception):
@@ -88,8 +90,10 @@ class SocketListener:
                     del ready[position]
                     break
             else:
-                if not self._receive(deadline - time.monotonic()):
+                data = self._receive(deadline - time.monotonic())
+                if not data:
                     raise Unavailable("Redis did not confirm the subscription in time")
+                self._feed(data)
 
     def get_message(self, timeout: float) -> Message | None:
         deadline = time.monotonic() + timeout
@@ -101,24 +105,43 @@ class SocketListener:
                     return Message(reply[1].decode("utf-8", "replace"), reply[2])
                 if isinstance(reply, list) and reply[0] in {b"sunsubscribe", b"unsubscribe"}:
                     raise Unavailable("Redis ended the subscription: the channel's slot moved", dropped=True)
-            if not self._receive(deadline - time.monotonic()):
+            data = self._receive(deadline - time.monotonic())
+            if not data:
                 return None
+            if (message := self._sole(data)) is not None:
+                return message
+            self._feed(data)
 
-    def _receive(self, seconds: float) -> bool:
-        """Read what is there, waiting up to that long; False where nothing came."""
+    def _sole(self, data: bytes) -> Message | None:
+        """Return the one whole message on the first channel that this is, as most of what arrives: no parser is needed."""
+        begin = self._begin
+        if not data.startswith(begin) or not self._replies.idle:
+            return None
+        end = data.find(b"\r\n", len(begin))
+        if data[len(begin) : end] != b"%d" % (len(data) - end - 4):
+            return None
+        return Message(self._channel, data[end + 2 : -2])
+
+    def _receive(self, seconds: float) -> bytes:
+        """Return what is there, waiting up to that long; b"" where nothing came."""
         if self._closed:
             raise Unavailable("the listener was closed", dropped=True)
         try:
             self._link.limit(max(seconds, 0.0005))
             data = self._sock.recv(PIECE)
-            if data:
-                self._replies.feed(data)
-                return True
         except TimeoutError:
-            return False
-        except (OSError, ProtocolError) as error:
+            return b""
+        except OSError as error:
             raise Unavailable(f"the listener's connection broke: {error}", dropped=True) from error
-        raise Unavailable("Redis closed the listener's connection", dropped=True)
+        if not data:
+            raise Unavailable("Redis closed the listener's connection", dropped=True)
+        return data
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._replies.feed(data)
+        except ProtocolError as error:
+            raise Unavailable(f"the listener's connection broke: {error}", dropped=True) from error
 
     def ping(self) -> None:
         self._send(b"PING")

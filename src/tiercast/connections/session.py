@@ -1,0 +1,161 @@
+"""A connection of one's own, for what a server keeps with it from one request to the next (WATCH)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .base import Unavailable
+from .link import PIECE, Link
+from .resp import ProtocolError
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+class Session:
+    """One connection to one server, outside the pool, for threads and for tasks of any loop.
+
+    Whoever has taken it has it alone until it is released, and nobody waits for it. What fails on it
+    closes it; its state is lost with it. Nothing is sent again.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+
+    def take(self) -> bool:
+        """Take it; False where somebody else has it."""
+        return self._lock.acquire(blocking=False)
+
+    def release(self) -> None:
+        """Give it back, from any thread."""
+        self._lock.release()
+
+    def usable(self) -> bool:
+        """Whether it is open, nothing has made it suspect since, and the server answers as far as is known."""
+        link = self._link
+        return (
+            link is not None
+            and link.generation == self._node.generation
+            and not self._node.closed
+            and self._node.breaker.state == "closed"
+        )
+
+    def open(self, timeout: float) -> None:
+        """Open it anew (blocking), within `timeout` seconds.
+
+        Raises:
+            Unavailable: no connection.
+        """
+        self.drop()
+        node = self._node
+        if node.closed or node.breaker.state != "closed":
+            raise Unavailable("no connection is opened now")
+        self._link = node.connect(min(timeout, node.connect_timeout), timeout)
+        if node.closed:  # meanwhile
+            self.drop()
+            raise Unavailable("the connections were closed")
+
+    def tell(self, payload: bytes) -> None:
+        """Send, and leave the replies to the next `ask`.
+
+        Raises:
+            Unavailable: it was not sent as it should.
+        """
+        link = self._link
+        try:
+            if link is None or link.sock.send(payload) != len(payload):
+                raise OSError("the connection takes no more")
+        except OSError as error:
+            self.drop()
+            raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
+
+    def ask(self, payload: bytes, count: int, timeout: float) -> Ask:
+        """Return the request that sends (nothing, where `payload` is empty) and answers the next `count` replies.
+
+        It raises Unavailable as requests to a pool do, and answers None where this loop cannot use the connection.
+        """
+        return Ask(self, payload, count, timeout)
+
+    def drop(self) -> None:
+        """Close the connection; also from a thread that has not taken the session."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def forked(self) -> None:
+        """Forget, in a forked child, the parent's connection, which its node closes."""
+        self._lock = threading.Lock()
+        self._link = None
+
+    async def _exchange_async(self, payload: bytes, count: int, timeout: float) -> list[Any] | None:
+        loop, link = asyncio.get_running_loop(), self._open_link()
+        if isinstance(link.sock, ssl.SSLSocket) or type(loop).add_reader is asyncio.AbstractEventLoop.add_reader:
+            return None
+        link.free()
+        replies = link.replies
+        try:
+            async with asyncio.timeout(timeout):
+                if payload:
+                    await loop.sock_sendall(link.sock, payload)
+                while len(replies.ready) < count:
+                    data = await loop.sock_recv(link.sock, PIECE)
+                    if not data:
+                        raise Unavailable("Redis closed the connection", dropped=True)
+                    replies.feed(data)
+        except TimeoutError as error:
+            raise Unavailable("Redis did not answer in time") from error
+        except OSError as error:
+            raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
+        except ProtocolError as error:
+            raise Unavailable(str(error)) from error
+        return link.take(count)
+
+    def _open_link(self) -> Link:
+        link = self._link
+        if link is None:
+            raise Unavailable("the connection was closed", dropped=True)
+        return link
+
+
+class Ask:
+    """See `Session.ask`."""
+
+    __slots__ = ("_count", "_payload", "_session", "_timeout")
+
+    def __init__(self, session: Session, payload: bytes, count: int, timeout: float) -> None:
+        self._session = session
+        self._payload = payload
+        self._count = count
+        self._timeout = timeout
+
+    def run(self) -> list[Any] | None:
+        session = self._session
+        try:
+            replies = session._open_link().exchange(self._payload, self._count, time.monotonic() + self._timeout)
+        except BaseException as error:
+            session.drop()
+            self._note(error)
+            raise
+        session._node.breaker.succeeded()
+        return replies
+
+    async def run_async(self) -> list[Any] | None:
+        session = self._session
+        try:
+            replies = await session._exchange_async(self._payload, self._count, self._timeout)
+        except BaseException as error:  # a task that was cancelled too: the answer may still come
+            session.drop()
+            self._note(error)
+            raise
+        session._node.breaker.succeeded()
+        return replies
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, Unavailable) and not error.dropped:
+            self._session._node.breaker.failed(error)
