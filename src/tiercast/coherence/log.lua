@@ -41,9 +41,10 @@ local function look()
   server = pcall_('INFO', 'server')
   server = type(server) == 'string' and server or ''
   run = said(server, 'run_id:')
-  -- In a Cluster that can, messages stay on the nodes of the channel's slot.
-  local cluster = find(server, 'redis_mode:cluster', 1, true)
-  publish = cluster and tonumber(string.match(server, 'redis_version:(%d+)')) >= 7 and 'SPUBLISH' or 'PUBLISH'
+  -- In a Cluster that can, messages stay on the nodes of the channel's slot. (Valkey calls the field server_mode.)
+  local cluster = find(server, '_mode:cluster', 1, true)
+  local version = tonumber(string.match(server, 'redis_version:(%d+)') or 0)
+  publish = cluster and version >= 7 and 'SPUBLISH' or 'PUBLISH'
 end
 
 -- A server takes a new replication id whenever it starts and whenever it is promoted, so that one alone tells its lives

@@ -104,7 +104,6 @@ class WatchedHead:
         """Whether the script has been asked about that place, and its answer was not read yet."""
         self._rest_until = 0.0
         self.take = session.take
-        self.release = session.release
 
     def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write]) -> Plan[Appended | None]:
         """Append, where this process (which has taken the head) stands at `since`; None where the script has to.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Session:
     """One connection to one server, outside the pool, for threads and for tasks of any loop.
 
-    Whoever has taken it has it alone until it is released, and nobody waits for it. What fails on it
+    Whoever has taken it has it alone, and nobody waits for it. What fails on it
     closes it; its state is lost with it. Nothing is sent again.
     """
 
@@ -28,13 +28,13 @@ class Session:
         self._lock = threading.Lock()
         self._link: Link | None = None
 
-    def take(self) -> bool:
-        """Take it; False where somebody else has it."""
-        return self._lock.acquire(blocking=False)
+    def take(self) -> threading.Lock | None:
+        """Take it; None where somebody else has it. Releasing the lock that is returned gives it back, from any thread.
 
-    def release(self) -> None:
-        """Give it back, from any thread."""
-        self._lock.release()
+        A forked child has another lock, so that what its parent had begun gives nothing back there.
+        """
+        lock = self._lock
+        return lock if lock.acquire(blocking=False) else None
 
     def usable(self) -> bool:
         """Whether it is open, nothing has made it suspect since, and the server answers as far as is known."""
