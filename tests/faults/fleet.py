@@ -68,12 +68,14 @@ class Fleet:
         directory: the run's own.
         urls: where each worker finds Redis; None: the disk log carries the invalidations.
         bound: seconds; the staleness that is promised.
+        writers: how many of the workers write.
     """
 
     directory: Path
     urls: Sequence[str] | None
     bound: float = MAX_STALENESS
     mutant: str = ""
+    writers: int = WORKERS
     seed: int = SEED
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     faults: int = 0
@@ -95,6 +97,7 @@ class Fleet:
             heartbeat=HEARTBEAT,
             bound=self.bound,
             mutant=self.mutant,
+            writes=member < self.writers,
         )
 
     # -- workers ----------------------------------------------------------------------------

@@ -177,6 +177,36 @@ def test_the_wire_is_faulty(own_redis: RedisServer, tmp_path: Path, fault: str) 
             conclude(fleet, names[fault])
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "restarts"])
+def test_one_process_writes_alone(own_redis: RedisServer, tmp_path: Path, *, restarts: bool) -> None:
+    """So that it hardly needs the append script, whatever happens to its connection, to the log's keys, and to itself."""
+    keys = LogKeys.of("faults")
+    with TcpProxy(own_redis.url) as wire, Fleet(tmp_path, [wire.url, own_redis.url], writers=1) as fleet:
+
+        def kill() -> None:
+            fleet.kill(0)
+            fleet.start(0)
+
+        def restart() -> None:
+            own_redis.execute("SAVE")
+            fleet.pause(0.0, 0.4)
+            own_redis.restart(empty=fleet.random.random() < 0.5)
+
+        def lose() -> None:
+            own_redis.execute("DEL", fleet.random.choice(keys.four()))
+
+        faults = [restart] if restarts else [
+            kill, lose, wire.reset, lambda: wire.cut_mid_message(fleet.random.choice([0, 1, 5, 17, 60])),
+            lambda: own_redis.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+            lambda: own_redis.execute("FLUSHALL"),
+        ]  # fmt: skip
+        fleet.inject(*faults, least=0.1, most=0.6)
+        said = own_redis.execute("INFO", "commandstats")
+        conclude(fleet, f"one writes, {'restarts' if restarts else 'all sorts'}")
+    # Each question to the script has a transaction of its own, an empty one.
+    assert restarts or said["cmdstat_exec"]["calls"] - said["cmdstat_unwatch"]["calls"] > 20
+
+
 def test_the_harness_finds_a_cache_that_trusts_for_ever(own_redis: RedisServer, tmp_path: Path) -> None:
     """A run in which nothing can be found proves nothing: with proofs that never end, a partition breaks reads."""
     with (

@@ -45,7 +45,7 @@ READERS = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker is told. `bound`: seconds; `mutant`: a rule to be broken on purpose, "" for none."""
+    """What a worker is told. `bound`: seconds; `mutant`: a rule to be broken on purpose, "" for none; `writes`: whether it does."""
 
     directory: str
     member: int
@@ -56,6 +56,7 @@ class Settings:
     heartbeat: float
     bound: float
     mutant: str = ""
+    writes: bool = True
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -344,7 +345,7 @@ class Worker:
             time.sleep(0.004)
 
     def thread_writes(self, rng: random.Random) -> None:
-        while self.board.phase == RUN:
+        while self.board.phase == RUN and self.settings.writes:
             self.write(rng)
             time.sleep(rng.uniform(0.0, 0.05))
 
@@ -359,7 +360,7 @@ class Worker:
                 await asyncio.sleep(0.004)
 
         async def writes(rng: random.Random) -> None:
-            while self.board.phase == RUN:
+            while self.board.phase == RUN and self.settings.writes:
                 await self.write_async(rng)
                 await asyncio.sleep(rng.uniform(0.0, 0.1))
 

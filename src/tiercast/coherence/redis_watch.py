@@ -36,7 +36,7 @@ from .records import Draft, Kind, encode_draft, placed, stamp
 if TYPE_CHECKING:
     from ..connections import Command, Session
 
-REST: Final = 5.0
+REST: Final = 1.0
 """Seconds after a failure before a connection is opened again."""
 SCRIPTED: Final = 256
 """One append of so many is the script's, which looks at everything anew and keeps the log within its bounds."""
