@@ -118,7 +118,7 @@ class SocketListener:
         if not data.startswith(begin) or not self._replies.idle:
             return None
         end = data.find(b"\r\n", len(begin))
-        if data[len(begin) : end] != b"%d" % (len(data) - end - 4):
+        if end < 0 or data[len(begin) : end] != b"%d" % (len(data) - end - 4):
             return None
         return Message(self._channel, data[end + 2 : -2])
 
