@@ -241,6 +241,18 @@ def test_the_log_keeps_within_its_bounds(opened: Opener, redis_server: RedisServ
     assert scripts(redis_server) < 300
 
 
+def test_what_could_not_go_for_long_goes_in_the_end(opened: Opener, redis_server: RedisServer) -> None:
+    """What nobody had carried was kept; now each append of the script's lets go of more than came since the last."""
+    writer = Writer(opened(redis_server.url, key_ring=1024))
+    writer.warm()
+    for _ in range(8):
+        writer.append(*[key(f"k{number}") for number in range(1000)])
+    drive(writer.log.carry(*writer.since))
+    for _ in range(3000):
+        writer.append(key("a"), writes=(buried("a"),))
+    assert redis_server.client().xlen("tiercast:{shop}:stream") <= 1024 + 2 * redis_watch.SCRIPTED
+
+
 # -- what comes between ---
 
 
