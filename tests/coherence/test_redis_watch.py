@@ -20,7 +20,9 @@ from tiercast.coherence import redis_watch
 from tiercast.coherence.log import Appended, Beat, LogUnavailable, Write
 from tiercast.coherence.records import Draft, Kind
 from tiercast.coherence.redis_log import RedisLog
-from tiercast.connections.session import Ask
+from tiercast.connections import Unavailable
+from tiercast.connections.link import Link
+from tiercast.connections.session import Ask, Session
 from tiercast.keys import target_storage_key
 from tiercast.plans import Plan, drive, drive_async
 
@@ -588,6 +590,110 @@ def test_connections_that_were_closed_stay_closed(opened: Opener, own_redis: Red
     wait_until(lambda: len(own_redis.client().client_list()) == 1, what="closed connections")
 
 
+def test_closing_ends_an_append_that_waits(
+    opened: Opener, own_redis: RedisServer, run: Callable[[Plan[Any]], Any]
+) -> None:
+    """A loop goes on to watch a socket that is closed by another thread, and would take the next of its number for it."""
+    with TcpProxy(own_redis.url) as proxy:
+        writer = Writer(opened(proxy.url), run)
+        writer.warm()
+        writer.append(key("warm"))
+        proxy.blackhole()
+        closing = threading.Timer(0.2, writer.log._connections.close)
+        passing = threading.Timer(0.4, proxy.pass_through)
+        closing.start()
+        passing.start()
+        began = time.monotonic()
+        writer.append(key("a"))
+        assert time.monotonic() - began < 3.0  # an append may take five
+        assert writer.log._watched is not None
+        assert writer.log._watched._session._link is None
+        closing.join()
+        passing.join()
+
+
+def test_what_keeps_its_connection_from_opening_fails_no_append(
+    opened: Opener, redis_server: RedisServer, run: Callable[[Plan[Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record stands already; and a credential provider may raise anything."""
+    writer = Writer(opened(redis_server.url), run)
+    writer.append(key("a"))
+    assert writer.log._watched is not None
+    node = writer.log._watched._session._node
+    connect = node.connect
+
+    def refuse(connect_timeout: float, timeout: float) -> Link:
+        if threading.current_thread().name == "tiercast-connect":  # for the loop, which is another each time
+            return connect(connect_timeout, timeout)
+        raise LookupError("no password")
+
+    monkeypatch.setattr(node, "connect", refuse)
+    for position in (2, 3, 4):
+        assert writer.append(key("a")).position == position
+
+
+async def test_a_connection_that_opens_when_its_task_has_gone_is_not_used(
+    opened: Opener, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the place of one on which the head is watched, and nothing is watched on it."""
+    monkeypatch.setattr(redis_watch, "REST", 0.0)
+    log = opened(redis_server.url)
+    assert log._watched is not None
+    session = log._watched._session
+    connect, waits, gone = session.connect, threading.Event(), threading.Event()
+
+    def slowly(timeout: float) -> Link:
+        monkeypatch.setattr(session, "connect", connect)
+        waits.wait(10)
+        try:
+            return connect(timeout)
+        finally:
+            gone.set()
+
+    monkeypatch.setattr(session, "connect", slowly)
+    since = "", 0
+
+    async def append() -> None:
+        nonlocal since
+        appended = await drive_async(log.append([key("a")], since))
+        since = appended.tail.head.epoch, appended.position
+
+    await append()
+    running = asyncio.ensure_future(append())
+    while session.connect is slowly:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    since = since[0], head(log).position
+    for _ in range(3):
+        await append()
+    assert log._watched._watched == since
+    link = session._link
+    waits.set()
+    assert await asyncio.to_thread(gone.wait, 10)
+    await asyncio.sleep(0.05)
+    assert session._link is link is not None
+
+
+def test_a_child_forked_in_the_midst_of_an_append_goes_on_with_it(opened: Opener, redis_server: RedisServer) -> None:
+    """By a signal's handler, for example: what its parent had taken is not the child's to give back."""
+    writer = Writer(opened(redis_server.url))
+    writer.warm()
+    writer.append(key("warm"))
+    plan = writer.log.append([key("a")], writer.since)
+    transaction = next(plan)
+    writer.log._connections._after_fork()
+    assert writer.log._watched is not None
+    assert writer.log._watched.take() is not None  # by another thread of the child, which keeps it
+    with pytest.raises(Unavailable) as failed:
+        transaction.run()
+    script = plan.throw(failed.value)
+    with pytest.raises(StopIteration) as ended:
+        plan.send(script.run())
+    assert ended.value.value.position == 5
+    assert writer.log._watched.take() is None
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_its_own(opened: Opener, redis_server: RedisServer) -> None:
     """Parent and child append side by side, and every record has its place."""
@@ -595,7 +701,7 @@ def test_a_forked_child_has_its_own(opened: Opener, redis_server: RedisServer) -
     epoch, position = writer.warm()
     log = writer.log
     assert log._watched is not None
-    assert log._watched.take()  # as by another thread while this one forks
+    taken = log._watched.take()  # as by another thread while this one forks
     child = os.fork()
     if child == 0:
         code = 1
@@ -605,7 +711,8 @@ def test_a_forked_child_has_its_own(opened: Opener, redis_server: RedisServer) -
             code = int(not log._watched.take())
         finally:
             os._exit(code)
-    log._watched.release()
+    assert taken is not None
+    log._watched.release(taken)
     for _ in range(50):
         writer.append(key("parent"))
     assert log._watched.take()

@@ -97,7 +97,7 @@ class RedisLog:
         if not self.atomic_writes:
             writes = ()
         watched = self._watched
-        if watched is None or not watched.take():
+        if watched is None or (taken := watched.take()) is None:
             return (yield from self._append(drafts, since, writes))
         try:
             appended = yield from watched.append(drafts, since, writes)
@@ -109,7 +109,7 @@ class RedisLog:
         except Unavailable as exc:
             raise LogUnavailable(str(exc)) from exc
         finally:
-            watched.release()
+            watched.release(taken)
         return appended
 
     def _append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write]) -> Plan[Appended]:

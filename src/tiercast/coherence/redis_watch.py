@@ -142,11 +142,11 @@ class WatchedHead:
                     return
                 self._rest_until = time.monotonic() + REST
                 self._asked = False
-                yield Blocking(session.open, self._timeout)
+                session.use((yield Blocking(session.connect, self._timeout)))
             elif self._asked:  # in vain
                 yield from self._stands()
             session.tell(encode((*_TRY, self._watch, self._asking(self._last)), fuse=False)[0])
-        except Unavailable:
+        except (Unavailable, RuntimeError):  # RuntimeError: no thread to be had; the interpreter may be ending
             return
         self._watched, self._asked = self._last, True
 
