@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -563,6 +564,28 @@ def test_a_user_who_may_not_do_it_appends_by_the_script(
     assert writer.since[1] == 8
     stream = own_redis.client().xrange("tiercast:{shop}:stream")
     assert [at for at, _ in stream[1:]] == [f"{position}-0" for position in range(1, 9)]
+    assert writer.log._watched is not None
+    assert not writer.log._watched._session.usable()
+
+
+def test_a_proxy_that_watches_on_another_connection_is_found_out(
+    opened: Opener, redis_server: RedisServer, run: Callable[[Plan[Any]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Envoy takes WATCH, and sends it where the transaction does not go: nothing would keep that from being done."""
+    tell = Session.tell
+
+    def without_watch(session: Session, payload: bytes) -> None:
+        parts = re.split(rb"(?=\*\d+\r\n)", payload)
+        tell(
+            session, b"".join(b"*2\r\n$4\r\nECHO\r\n$2\r\nOK\r\n" if b"$5\r\nWATCH" in part else part for part in parts)
+        )
+
+    monkeypatch.setattr(Session, "tell", without_watch)
+    writer = Writer(opened(redis_server.url), run)
+    for _ in range(8):
+        before = scripts(redis_server)
+        writer.append(key("a"))
+        assert scripts(redis_server) > before
     assert writer.log._watched is not None
     assert not writer.log._watched._session.usable()
 
