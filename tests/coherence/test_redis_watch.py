@@ -359,11 +359,17 @@ def _another_epoch(server: RedisServer, url: str) -> None:
     _foreign_append(server, url)
 
 
+def _no_hash(server: RedisServer, url: str) -> None:
+    server.execute("DEL", "tiercast:{shop}:log")
+    server.execute("SET", "tiercast:{shop}:log", "somebody else's")
+
+
 IN_BETWEEN = {
     name: BETWEEN[name] for name in ("another's append", "DEL log", "DEL stream", "DEL stamps", "planted")
 } | {
     "a longer fence": _longer_fence,
     "another epoch": _another_epoch,
+    "a log that is no hash": _no_hash,
 }
 
 

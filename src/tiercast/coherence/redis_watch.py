@@ -199,6 +199,7 @@ class WatchedHead:
         watching, kept, there = replies[-3:]
         if (
             watching == b"OK"
+            and isinstance(kept, list)
             and kept[:3] == [epoch.encode(), place, clean]
             and int(kept[3] or 0) <= self._fence
             and there == 2
