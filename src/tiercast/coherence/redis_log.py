@@ -71,7 +71,7 @@ class RedisLog:
         """The server's time as last answered, and this machine's monotonic time then or later."""
         self._script = Script(wire.SCRIPT)
         self._publish: str | None = None
-        self._fence = int(settings.fence * 1000)
+        self._fence = round(settings.fence * 1000)
         session = connections.session()
         self._watched: WatchedHead | None = None
         if session is not None:
