@@ -21,6 +21,7 @@ from servers import RedisServer, TcpProxy, needs, wait_until
 from tiercast.config.settings import DistributedCacheConfig
 from tiercast.connections import RedisConnections, Script, Unavailable
 from tiercast.connections.link import Link
+from tiercast.connections.listener import SocketListener
 from tiercast.plans import drive, drive_async
 
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
@@ -463,6 +464,22 @@ async def test_ready_clients_are_left_alone(redis_server, redis_url):
             await connections.close_async()
         assert ("v", b"v") == (client.get("k"), await theirs.get("k"))
         await theirs.aclose()
+
+
+@pytest.mark.parametrize("after", range(1, 60))
+def test_a_message_that_comes_in_pieces_is_heard_once_it_is_whole(after):
+    """Cut anywhere, also where what is there so far looks like a length that fits."""
+    channel, text = "c" * 20, b"x" * 450
+    here, there = socket.socketpair()
+    there.sendall(b"*3\r\n$9\r\nsubscribe\r\n$20\r\n%b\r\n:1\r\n" % channel.encode())
+    listener = SocketListener(Link(here), [channel], 1.0, sharded=False)
+    message = b"*3\r\n$7\r\nmessage\r\n$20\r\n%b\r\n$450\r\n%b\r\n" % (channel.encode(), text)
+    there.sendall(message[:after])
+    assert listener.get_message(0.01) is None
+    there.sendall(message[after:])
+    assert listener.get_message(1.0) == (channel, text)
+    listener.close()
+    there.close()
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -142,7 +142,7 @@ local function tail()
   return call('XRANGE', STREAM, format('%.0f-0', SINCE + 1), '+')
 end
 
--- Let go of what is older than the retention or beyond the length, never of what has not been carried: of up to 256
+-- Let go of what is older than the retention or beyond the length, never of what has not been carried: of up to 1024
 -- entries. Positions and times only grow, so that few have to be read: one, most of the time, which is to stay.
 local function trim()
   local surplus, horizon, oldest = call('XLEN', STREAM) - LENGTH, NOW - (OPTIONS.retention or 3600000), nil
@@ -156,7 +156,7 @@ local function trim()
       return position
     end
   end
-  local cut, step = may_go('-'), 128
+  local cut, step = may_go('-'), 512
   while cut and step >= 1 do
     cut, step = may_go(format('%.0f-0', cut + step)) or cut, step / 2
   end

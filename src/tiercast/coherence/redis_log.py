@@ -71,7 +71,7 @@ class RedisLog:
         """The server's time as last answered, and this machine's monotonic time then or later."""
         self._script = Script(wire.SCRIPT)
         self._publish: str | None = None
-        self._fence = int(settings.fence * 1000)
+        self._fence = round(settings.fence * 1000)
         session = connections.session()
         self._watched: WatchedHead | None = None
         if session is not None:
@@ -97,8 +97,7 @@ class RedisLog:
         if not self.atomic_writes:
             writes = ()
         watched = self._watched
-        taken = watched.take() if watched is not None else None
-        if watched is None or taken is None:
+        if watched is None or (taken := watched.take()) is None:
             return (yield from self._append(drafts, since, writes))
         try:
             appended = yield from watched.append(drafts, since, writes)
@@ -110,7 +109,7 @@ class RedisLog:
         except Unavailable as exc:
             raise LogUnavailable(str(exc)) from exc
         finally:
-            taken.release()
+            watched.release(taken)
         return appended
 
     def _append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write]) -> Plan[Appended]:

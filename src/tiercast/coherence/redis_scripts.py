@@ -42,13 +42,16 @@ class LogKeys:
     stamps: str
     members: str
     bus: str
+    trial: str
+    """What is watched to see whether that is of any use (redis_watch.py)."""
 
     @classmethod
     def of(cls, fleet: str) -> LogKeys:
         """Return the keys of a fleet, whose name is encoded (`keys.encode_part`): no brace can be in it."""
         if not fleet or "{" in fleet or "}" in fleet:
             raise ValueError(f"a fleet's name must be encoded and not empty: {fleet!r}")
-        return cls(*(f"tiercast:{{{fleet}}}:{name}" for name in ("log", "stream", "stamps", "members", "bus")))
+        names = ("log", "stream", "stamps", "members", "bus", "trial")
+        return cls(*(f"tiercast:{{{fleet}}}:{name}" for name in names))
 
     def four(self) -> tuple[str, str, str, str]:
         """Return KEYS[1] to KEYS[4] of the script."""

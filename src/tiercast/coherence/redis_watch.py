@@ -42,8 +42,8 @@ SCRIPTED: Final = 256
 """One append of so many is the script's, which looks at everything anew and keeps the log within its bounds."""
 MOST_TARGETS: Final = 100
 """Targets of a record that is added without the script."""
-_TRY: Final = (("UNWATCH",), ("MULTI",), ("EXEC",))
-"""Without a MULTI that is understood, what comes after it would be done at once."""
+_TRIED: Final = [b"OK", b"OK", b"OK", b"OK", None]
+"""What a trial brings: a transaction does nothing where what was watched has changed."""
 _NEVER: Final = frozenset({"ERR", "EXECABORT", "NOPERM"})
 _SET: Final = Template(("SET", None, None))
 _SET_FOR: Final = Template(("SET", None, None, "PX", None))
@@ -80,6 +80,9 @@ class WatchedHead:
         self._timeout = timeout
         self._fence = fence
         self._now = now
+        self._try = (("UNWATCH",), ("WATCH", keys.trial), ("SET", keys.trial, "", "PX", 1), ("MULTI",), ("EXEC",))
+        """Without a MULTI that is understood, what comes after it would be done at once; and there are proxies that take
+        WATCH and send it on another connection than the transaction."""
         self._watch = ("WATCH", keys.log, keys.stream, keys.stamps)
         self._add_record = Template(
             ("MULTI",),
@@ -104,6 +107,7 @@ class WatchedHead:
         """Whether the script has been asked about that place, and its answer was not read yet."""
         self._rest_until = 0.0
         self.take = session.take
+        self.release = session.release
 
     def append(self, drafts: Sequence[Draft], since: tuple[str, int], writes: Sequence[Write]) -> Plan[Appended | None]:
         """Append, where this process (which has taken the head) stands at `since`; None where the script has to.
@@ -141,26 +145,27 @@ class WatchedHead:
                     return
                 self._rest_until = time.monotonic() + REST
                 self._asked = False
-                yield Blocking(session.open, self._timeout)
+                session.use((yield Blocking(session.connect, self._timeout)))
             elif self._asked:  # in vain
                 yield from self._stands()
-            session.tell(encode((*_TRY, self._watch, self._asking(self._last)), fuse=False)[0])
-        except Unavailable:
+            session.tell(encode((*self._try, self._watch, self._asking(self._last)), fuse=False)[0])
+        except (Unavailable, RuntimeError):  # RuntimeError: no thread to be had; the interpreter may be ending
             return
         self._watched, self._asked = self._last, True
 
     def _stands(self) -> Plan[bool]:
         """Read what the script answered; False where an append is left to it."""
         self._asked = False
-        replies = yield self._session.ask(b"", len(_TRY) + 2, self._timeout)
-        if replies is None or any(error_code(reply) in _NEVER for reply in replies[:4]):
+        replies = yield self._session.ask(b"", len(_TRIED) + 2, self._timeout)
+        useless = replies is None or replies[2:5] == [b"OK", b"OK", []]
+        if useless or any(error_code(reply) in _NEVER for reply in replies[:6]):
             # This loop cannot use it, this user may not, or something in between cannot: so it will be with the next.
             self._session.drop()
             self._rest_until = math.inf
             return False
         *tried, watching, carried = replies
         self._carried = carried if isinstance(carried, int) else -1
-        return tried == [b"OK", b"OK", []] and watching == b"OK" and self._carried >= 0
+        return tried == _TRIED and watching == b"OK" and self._carried >= 0
 
     def _add(
         self, draft: Draft, since: tuple[str, int], writes: Sequence[Write], now: int, latest: int
@@ -194,6 +199,7 @@ class WatchedHead:
         watching, kept, there = replies[-3:]
         if (
             watching == b"OK"
+            and isinstance(kept, list)
             and kept[:3] == [epoch.encode(), place, clean]
             and int(kept[3] or 0) <= self._fence
             and there == 2

@@ -308,7 +308,7 @@ class RedisConnections:
         for node in self._nodes():
             node.close()
         for session in list(self._sessions):
-            session.drop()
+            session.close()
 
     async def close_async(self) -> None:
         """The twin of `close`; those of this loop are closed when it returns."""

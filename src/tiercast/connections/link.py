@@ -101,11 +101,24 @@ class Link:
         # Dropped with its owner: the descriptor is given back without a warning.
         self.sock.close()
 
+    def keep_alive(self) -> None:
+        """Have the kernel notice within about half a minute that the other side is gone, and others that this one is not."""
+        if self.sock.family == getattr(socket, "AF_UNIX", None):
+            return
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+                if hasattr(socket, name):
+                    self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def end(self) -> None:
+        """End the connection under whoever uses it, who then closes it."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self, *, quiet: bool = False) -> None:
         """Close it; `quiet` after a fork, where the parent goes on using the same connection."""
         if not quiet:
-            # close() alone would leave it open while another thread waits in recv().
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+            self.end()  # close() alone would leave it open while another thread waits in recv()
         with contextlib.suppress(OSError):
             self.sock.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -56,7 +54,7 @@ class SocketListener:
         verb, name = b"smessage" if sharded else b"message", channels[0].encode()
         self._begin = b"*3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$" % (len(verb), verb, len(name), name)
         """What a message on the first channel begins with, in version 2 of the protocol."""
-        self._keep_alive()
+        link.keep_alive()
         try:
             self._subscribe(
                 [channel.encode() for channel in channels], timeout, b"SSUBSCRIBE" if sharded else b"SUBSCRIBE"
@@ -64,16 +62,6 @@ class SocketListener:
         except BaseException:
             self.close()
             raise
-
-    def _keep_alive(self) -> None:
-        """Have the kernel notice within about half a minute that the other side is gone."""
-        if self._sock.family == getattr(socket, "AF_UNIX", None):
-            return
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-                if hasattr(socket, name):
-                    self._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def _subscribe(self, channels: list[bytes], timeout: float, verb: bytes) -> None:
         self._send(verb, *channels)
@@ -118,7 +106,7 @@ class SocketListener:
         if not data.startswith(begin) or not self._replies.idle:
             return None
         end = data.find(b"\r\n", len(begin))
-        if data[len(begin) : end] != b"%d" % (len(data) - end - 4):
+        if end < 0 or data[len(begin) : end] != b"%d" % (len(data) - end - 4):
             return None
         return Message(self._channel, data[end + 2 : -2])
 

@@ -29,12 +29,15 @@ class Session:
         self._link: Link | None = None
 
     def take(self) -> threading.Lock | None:
-        """Take it; None where somebody else has it. Releasing the lock that is returned gives it back, from any thread.
-
-        A forked child has another lock, so that what its parent had begun gives nothing back there.
-        """
+        """Take it; answers what to `release` it with, None where somebody else has it."""
         lock = self._lock
         return lock if lock.acquire(blocking=False) else None
+
+    def release(self, taken: threading.Lock) -> None:
+        """Give it back, from any thread; in a child that was forked meanwhile, what it took is its parent's."""
+        if self._node.closed:
+            self.drop()
+        taken.release()
 
     def usable(self) -> bool:
         """Whether it is open, nothing has made it suspect since, and the server answers as far as is known."""
@@ -46,20 +49,28 @@ class Session:
             and self._node.breaker.state == "closed"
         )
 
-    def open(self, timeout: float) -> None:
-        """Open it anew (blocking), within `timeout` seconds.
+    def connect(self, timeout: float) -> Link:
+        """Return a connection for `use` (blocking), within `timeout` seconds.
 
         Raises:
             Unavailable: no connection.
         """
-        self.drop()
         node = self._node
         if node.closed or node.breaker.state != "closed":
             raise Unavailable("no connection is opened now")
-        self._link = node.connect(min(timeout, node.connect_timeout), timeout)
-        if node.closed:  # meanwhile
-            self.drop()
-            raise Unavailable("the connections were closed")
+        try:
+            link = node.connect(min(timeout, node.connect_timeout), timeout)
+        except Unavailable:
+            raise
+        except Exception as error:  # a user's credential provider may raise anything
+            raise Unavailable(f"cannot connect: {error!r}") from error
+        link.keep_alive()
+        return link
+
+    def use(self, link: Link) -> None:
+        """Use a connection from now on. Not done by `connect`: whoever asked for it may have gone before it was open."""
+        self.drop()
+        self._link = link
 
     def tell(self, payload: bytes) -> None:
         """Send, and leave the replies to the next `ask`.
@@ -83,10 +94,22 @@ class Session:
         return Ask(self, payload, count, timeout)
 
     def drop(self) -> None:
-        """Close the connection; also from a thread that has not taken the session."""
+        """Close the connection."""
         link, self._link = self._link, None
         if link is not None:
             link.close()
+
+    def close(self) -> None:
+        """Close the connection, also from a thread that has not taken the session: who has it closes what was ended here.
+
+        A loop that waits for a socket would never hear of its end, and might take the next one of its number for it.
+        """
+        link, taken = self._link, self.take()
+        if taken is not None:
+            self.drop()
+            self.release(taken)
+        elif link is not None:
+            link.end()
 
     def forked(self) -> None:
         """Forget, in a forked child, the parent's connection, which its node closes."""

@@ -270,4 +270,4 @@ def burials(drafts: Sequence[Draft], fence: float) -> list[Write]:
 
 
 def _burial(key: str, fence: float) -> Write:
-    return Write(key, None, 0, int(fence * 1000))
+    return Write(key, None, 0, round(fence * 1000))
