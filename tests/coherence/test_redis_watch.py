@@ -597,6 +597,19 @@ def test_a_proxy_that_watches_on_another_connection_is_found_out(
     assert not writer.log._watched._session.usable()
 
 
+def test_a_transaction_that_is_none_is_seen_by_everybody(opened: Opener, own_redis: RedisServer) -> None:
+    """Its commands are done one by one, at a place that others have passed: there is a hole, and nobody trusts what he has."""
+    writer, reader = Writer(opened(own_redis.url)), opened(own_redis.url)
+    place = writer.warm()
+    for _ in range(2):
+        _foreign_append(own_redis, own_redis.url)
+    own_redis.execute("ACL", "SETUSER", "default", "-multi")  # on the connection that is open, too
+    appended = writer.append(key("a"))
+    assert appended.tail.records is None
+    assert records(reader, place) is None
+    assert head(reader).position == appended.position > place[1] + 3
+
+
 @needs("tls")
 def test_tls(opened: Opener, run: Callable[[Plan[Any]], Any]) -> None:
     """Threads can; a loop cannot read such a connection by itself, and appends by the script."""

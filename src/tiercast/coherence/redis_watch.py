@@ -10,7 +10,8 @@ Implementation notes.
     https://redis.io/docs/latest/develop/using-commands/transactions/). It WATCHes them again at once:
     where the head is then as that append left it, nothing came between.
 
-    A connection does not outlive its server's life. A master that was demoted and promoted again
+    A connection does not outlive its server's life (a proxy that opens another one without a word would
+    break the transaction too, and leave a hole in the positions, which every process notices). A master that was demoted and promoted again
     without losing it has either loaded the other's data, which counts as a change of every key that is
     watched, or has lost nothing of its own; and where the other was used, its epoch stands in the log.
     The table of members is not watched, because every heartbeat changes it: who reads it runs the script.
@@ -42,9 +43,11 @@ SCRIPTED: Final = 256
 """One append of so many is the script's, which looks at everything anew and keeps the log within its bounds."""
 MOST_TARGETS: Final = 100
 """Targets of a record that is added without the script."""
+NOWHERE: Final = ("", -1)
 _TRIED: Final = [b"OK", b"OK", b"OK", b"OK", None]
 """What a trial brings: a transaction does nothing where what was watched has changed."""
-_NEVER: Final = frozenset({"ERR", "EXECABORT", "NOPERM"})
+_REFUSALS: Final = frozenset({"ERR", "EXECABORT", "NOPERM"})
+"""Codes of errors that another connection would bring as well."""
 _SET: Final = Template(("SET", None, None))
 _SET_FOR: Final = Template(("SET", None, None, "PX", None))
 
@@ -87,7 +90,8 @@ class WatchedHead:
         self._add_record = Template(
             ("MULTI",),
             ("XADD", keys.stream, None, "record", None, "time", None),
-            ("HSET", keys.log, "position", None, "carried", None),
+            ("HINCRBY", keys.log, "position", "1"),  # were it no transaction after all, a hole would show it
+            ("HSET", keys.log, "carried", None),
         )
         self._tell_and_watch = Template(
             ("PUBLISH", keys.bus, None),
@@ -97,9 +101,9 @@ class WatchedHead:
             ("HMGET", keys.log, "epoch", "position", "carried", "fence"),
             ("EXISTS", keys.stream, keys.stamps),
         )
-        self._last = ("", -1)
+        self._last = NOWHERE
         """Where this process's last append left the log: who finds it there was the last to append."""
-        self._watched = ("", -1)
+        self._watched = NOWHERE
         """The place at which the head is watched, as far as is known."""
         self._carried = 0
         """How far L3 is clean at that place."""
@@ -115,7 +119,7 @@ class WatchedHead:
         Raises:
             Unavailable: no answer in time; the log may have taken the records nonetheless.
         """
-        watched, self._watched = self._watched, ("", -1)
+        watched, self._watched = self._watched, NOWHERE
         fits = len(drafts) == 1 and len(drafts[0].targets) <= MOST_TARGETS and (since[1] + 1) % SCRIPTED
         now = self._now()
         if watched != since or not fits or now is None or not self._session.usable():
@@ -123,11 +127,11 @@ class WatchedHead:
         for write in writes:
             if write.fence != self._fence:
                 return None
+        deadline = time.monotonic() + self._timeout
         try:
-            if self._asked and not (yield from self._stands()):
+            if self._asked and not (yield from self._stands(deadline)):
                 return None
-            latest = now + round(1000 * self._timeout) + 1000
-            return (yield from self._add(drafts[0], since, writes, now, latest))
+            return (yield from self._add(drafts[0], since, writes, now, deadline))
         except Unavailable as error:
             if error.dropped:  # the script's connection is another one, or a new one
                 return None
@@ -147,18 +151,18 @@ class WatchedHead:
                 self._asked = False
                 session.use((yield Blocking(session.connect, self._timeout)))
             elif self._asked:  # in vain
-                yield from self._stands()
+                yield from self._stands(time.monotonic() + self._timeout)
             session.tell(encode((*self._try, self._watch, self._asking(self._last)), fuse=False)[0])
         except (Unavailable, RuntimeError):  # RuntimeError: no thread to be had; the interpreter may be ending
             return
         self._watched, self._asked = self._last, True
 
-    def _stands(self) -> Plan[bool]:
+    def _stands(self, deadline: float) -> Plan[bool]:
         """Read what the script answered; False where an append is left to it."""
         self._asked = False
-        replies = yield self._session.ask(b"", len(_TRIED) + 2, self._timeout)
+        replies = yield self._session.ask(b"", len(_TRIED) + 2, deadline)
         useless = replies is None or replies[2:5] == [b"OK", b"OK", []]
-        if useless or any(error_code(reply) in _NEVER for reply in replies[:6]):
+        if useless or any(error_code(reply) in _REFUSALS for reply in replies[:6]):
             # This loop cannot use it, this user may not, or something in between cannot: so it will be with the next.
             self._session.drop()
             self._rest_until = math.inf
@@ -168,45 +172,46 @@ class WatchedHead:
         return tried == _TRIED and watching == b"OK" and self._carried >= 0
 
     def _add(
-        self, draft: Draft, since: tuple[str, int], writes: Sequence[Write], now: int, latest: int
+        self, draft: Draft, since: tuple[str, int], writes: Sequence[Write], now: int, deadline: float
     ) -> Plan[Appended | None]:
         """Do what the script would do, and watch what it leaves; None where the log was changed, or is not what it should be."""
         epoch, position = since[0], since[1] + 1
         carried = position if self._carried == since[1] and wire.covers(writes, (draft,)) else self._carried
-        place = b"%d" % position
-        begin, rest = stamp(b"{", epoch, position), encode_draft(draft)[1:]
-        clean = b"%d" % carried
-        payload = [self._add_record.fill(place + b"-0", begin + rest, b"%d" % now, place, clean)]
+        latest = now + round(1000 * self._timeout) + 1000
+        begin, rest, clean = stamp(b"{", epoch, position), encode_draft(draft)[1:], b"%d" % carried
+        payload = [self._add_record.fill(b"%d-0" % position, begin + rest, b"%d" % now, clean)]
         if draft.kind is not Kind.KEY:
             try:
-                stamps = encode((("ZADD", self._keys.stamps, *wire.stamp_members(draft, position)),), fuse=False)[0]
+                payload.append(
+                    encode((("ZADD", self._keys.stamps, *wire.stamp_members(draft, position)),), fuse=False)[0]
+                )
             except UnicodeEncodeError:  # half a surrogate pair: the script has a stamp for it
                 return None
-            payload.append(stamps)
         payload += [self._set_value(write, epoch, position, now, latest) for write in writes]
         payload.append(self._tell_and_watch.fill(b'%b"carried":%b,%b' % (begin, clean, rest)))
-        between = len(payload) - 2
-        replies = yield self._session.ask(
-            b"".join(payload), self._add_record.count + between + self._tell_and_watch.count, self._timeout
-        )
-        done = replies and replies[-4]
-        if not isinstance(done, list) or any(isinstance(reply, Exception) for reply in done):
+        count = self._add_record.count + len(payload) - 2 + self._tell_and_watch.count
+        replies = yield self._session.ask(b"".join(payload), count, deadline)
+        if replies is None:
+            return None
+        *_, done, watching, kept, there = replies
+        if not isinstance(done, list) or any(isinstance(reply, Exception) for reply in done) or done[1] != position:
             return None
         seconds, microseconds = map(int, done[-1])
         if writes and seconds * 1000 + microseconds // 1000 > latest:
             return None  # the fences may be too short; a record that stands in the log twice does no harm
         self._last = epoch, position
-        watching, kept, there = replies[-3:]
-        if (
-            watching == b"OK"
-            and isinstance(kept, list)
-            and kept[:3] == [epoch.encode(), place, clean]
-            and int(kept[3] or 0) <= self._fence
-            and there == 2
-        ):
+        if watching == b"OK" and self._is_left(kept, carried) and there == 2:
             self._watched, self._carried = self._last, carried
         head = Head(epoch, position, carried, seconds + microseconds / 1_000_000)
         return Appended(position, Tail(head, placed((draft,), *since)), bool(writes))
+
+    def _is_left(self, kept: object, carried: int) -> bool:
+        """Whether the log's head is as the last append left it, and no member gives longer fences by now."""
+        if not isinstance(kept, list):
+            return False
+        *place, fence = kept
+        epoch, position = self._last
+        return place == [epoch.encode(), b"%d" % position, b"%d" % carried] and int(fence or 0) <= self._fence
 
     def _set_value(self, write: Write, epoch: str, position: int, now: int, latest: int) -> bytes:
         """Return the command that puts the L3 half of the record in its place: nothing that is there was born later."""

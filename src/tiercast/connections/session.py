@@ -86,12 +86,14 @@ class Session:
             self.drop()
             raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
 
-    def ask(self, payload: bytes, count: int, timeout: float) -> Ask:
+    def ask(self, payload: bytes, count: int, deadline: float) -> Ask:
         """Return the request that sends (nothing, where `payload` is empty) and answers the next `count` replies.
+
+        `deadline` is by `time.monotonic`.
 
         It raises Unavailable as requests to a pool do, and answers None where this loop cannot use the connection.
         """
-        return Ask(self, payload, count, timeout)
+        return Ask(self, payload, count, deadline)
 
     def drop(self) -> None:
         """Close the connection."""
@@ -116,14 +118,14 @@ class Session:
         self._lock = threading.Lock()
         self._link = None
 
-    async def _exchange_async(self, payload: bytes, count: int, timeout: float) -> list[Any] | None:
+    async def _exchange_async(self, payload: bytes, count: int, deadline: float) -> list[Any] | None:
         loop, link = asyncio.get_running_loop(), self._open_link()
         if isinstance(link.sock, ssl.SSLSocket) or type(loop).add_reader is asyncio.AbstractEventLoop.add_reader:
             return None
         link.free()
         replies = link.replies
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 if payload:
                     await loop.sock_sendall(link.sock, payload)
                 while len(replies.ready) < count:
@@ -149,18 +151,18 @@ class Session:
 class Ask:
     """See `Session.ask`."""
 
-    __slots__ = ("_count", "_payload", "_session", "_timeout")
+    __slots__ = ("_count", "_deadline", "_payload", "_session")
 
-    def __init__(self, session: Session, payload: bytes, count: int, timeout: float) -> None:
+    def __init__(self, session: Session, payload: bytes, count: int, deadline: float) -> None:
         self._session = session
         self._payload = payload
         self._count = count
-        self._timeout = timeout
+        self._deadline = deadline
 
     def run(self) -> list[Any] | None:
         session = self._session
         try:
-            replies = session._open_link().exchange(self._payload, self._count, time.monotonic() + self._timeout)
+            replies = session._open_link().exchange(self._payload, self._count, self._deadline)
         except BaseException as error:
             session.drop()
             self._note(error)
@@ -171,7 +173,7 @@ class Ask:
     async def run_async(self) -> list[Any] | None:
         session = self._session
         try:
-            replies = await session._exchange_async(self._payload, self._count, self._timeout)
+            replies = await session._exchange_async(self._payload, self._count, self._deadline)
         except BaseException as error:  # a task that was cancelled too: the answer may still come
             session.drop()
             self._note(error)
