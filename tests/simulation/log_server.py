@@ -17,8 +17,7 @@ from simulation.value_server import ValueServer
 from tiercast.coherence.log import Appended, Beat, Head, Member, Pulse, Snapshot, Tail, Write
 from tiercast.coherence.memory_log import StampName, stamp_names, stamp_record
 from tiercast.coherence.records import Draft, Kind, Record, decode_logged, encode_draft, stamp
-from tiercast.coherence.redis_log import _covers
-from tiercast.coherence.redis_scripts import STRANGER
+from tiercast.coherence.redis_scripts import STRANGER, covers
 
 FORGET = 3600.0
 
@@ -153,7 +152,7 @@ class LogServer:
             writes = ()
         state = self.enter(since, appending=True)
         before = state.position
-        covered = all(draft.kind is not Kind.KEY for draft in drafts) or (bool(writes) and _covers(writes, drafts))
+        covered = all(draft.kind is not Kind.KEY for draft in drafts) or (bool(writes) and covers(writes, drafts))
         placed = []
         for draft in drafts:
             encoded = encode_draft(draft)
