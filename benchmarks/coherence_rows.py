@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import monotonic, perf_counter
@@ -67,7 +68,28 @@ def propagation(settings: Settings) -> Iterator[Row]:
 
     In both pairs both processes listen: a fleet has none that tells and does not hear. What that costs the bare
     pair is shown by a publish, in the same turns, on a channel to which only the other process listens.
+
+    Linux gives each session a scheduling group, and so the server, where it has one, a core before its clients
+    have theirs (sched(7), autogroup). Both are measured: with a session of its own, and without.
     """
+    rounds = _rounds(settings)
+    own, other, apart = (median(median(taken[which]) for taken in rounds) for which in range(3))
+    late = median(_late(taken[0]) for taken in rounds)
+    yield Row("C1", "invalidate here, dropped there, p50 : PUBLISH here, get_message there", _quotients(rounds, 1, median), 1.5,
+              known=1.9, measured=f"{shown(own)} : {shown(other)}")  # fmt: skip
+    yield Row("C1.p99", "the same, p99 : the same, p99", _quotients(rounds, 1, _late), 1.75, measured=shown(late), gross=False)  # fmt: skip
+    yield Row("C1.apart", "the same, p50 : where the publisher itself does not listen", _quotients(rounds, 2, median),
+              measured=f"{shown(own)} : {shown(apart)}")  # fmt: skip
+    with type(settings.redis)(session=False) as server:
+        rounds = _rounds(replace(settings, redis=server))
+    own, other = (median(median(taken[which]) for taken in rounds) for which in range(2))
+    yield Row("C1.group", "C1 with the server in the scheduling group of its clients", _quotients(rounds, 1, median),
+              measured=f"{shown(own)} : {shown(other)}")  # fmt: skip
+    yield Row("C1.group.p99", "the same, p99 : the same, p99", _quotients(rounds, 1, _late))
+
+
+def _rounds(settings: Settings) -> list[tuple[list[float], list[float], list[float]]]:
+    """Measure in turn, in several rounds, each of which `_one_round` answers."""
     url = settings.redis.url
     client = redis.Redis.from_url(url)
     cache = fleet(settings)
@@ -84,13 +106,7 @@ def propagation(settings: Settings) -> Iterator[Row]:
     bare.close()
     cache.close()
     client.close()
-    own, other, apart = (median(median(taken[which]) for taken in rounds) for which in range(3))
-    late = median(_late(taken[0]) for taken in rounds)
-    yield Row("C1", "invalidate here, dropped there, p50 : PUBLISH here, get_message there", _quotients(rounds, 1, median), 1.5,
-              known=1.9, measured=f"{shown(own)} : {shown(other)}")  # fmt: skip
-    yield Row("C1.p99", "the same, p99 : the same, p99", _quotients(rounds, 1, _late), 1.75, measured=shown(late), gross=False)  # fmt: skip
-    yield Row("C1.apart", "the same, p50 : where the publisher itself does not listen", _quotients(rounds, 2, median),
-              measured=f"{shown(own)} : {shown(apart)}")  # fmt: skip
+    return rounds
 
 
 def _one_round(

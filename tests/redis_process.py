@@ -76,6 +76,7 @@ class RedisServer:
         tls: speak TLS only, with a certificate of a new authority; `ca_path` holds it and `url` names it.
         sentinel: be a Sentinel.
         binary: the server; by default what `find_server` finds.
+        session: have a session of its own, which to Linux is a scheduling group of its own.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class RedisServer:
         tls: bool = False,
         sentinel: bool = False,
         binary: str | None = None,
+        session: bool = True,
     ) -> None:
         found = binary or find_server()
         if found is None:
@@ -97,6 +99,7 @@ class RedisServer:
         self.password = password
         self.users = dict(users or {})
         self.unix = unix
+        self.session = session
         self.tls = tls
         self.sentinel = sentinel
         self.port = 0
@@ -175,7 +178,7 @@ class RedisServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,
+                    start_new_session=self.session,
                 )
             watchdog.guard_process(self._process.pid)
             with contextlib.suppress(ServerEndedError):
