@@ -62,7 +62,12 @@ class Writer:
             log._watched = None
 
     def append(self, *drafts: Draft, writes: tuple[Write, ...] = ()) -> Appended:
-        appended: Appended = self.run(self.log.append(drafts, self.since, writes))
+        return self._follow(self.run(self.log.append(drafts, self.since, writes)))
+
+    async def append_async(self, *drafts: Draft) -> Appended:
+        return self._follow(await drive_async(self.log.append(drafts, self.since)))
+
+    def _follow(self, appended: Appended) -> Appended:
         self.since = appended.tail.head.epoch, appended.tail.head.position
         return appended
 
@@ -774,6 +779,36 @@ def is_free(watched: redis_watch.WatchedHead) -> bool:
     if taken is not None:
         watched.release(taken)
     return taken is not None
+
+
+async def test_a_busy_loop_finds_the_answer_that_came_meanwhile(opened: Opener, redis_server: RedisServer) -> None:
+    """It was kept from looking for longer than an append may take; the answer came in time."""
+    writer = Writer(opened(redis_server.url))
+    for _ in range(4):
+        await writer.append_async(key("warm"))
+    watched, before = writer.log._watched, scripts(redis_server)
+    assert watched is not None
+    watched._timeout = 0.1
+    running = asyncio.ensure_future(writer.append_async(key("a")))
+    await asyncio.sleep(0)
+    time.sleep(0.3)
+    assert (await running).position == 5
+    assert scripts(redis_server) == before
+    await writer.append_async(key("b"))
+    assert scripts(redis_server) == before
+
+
+def test_a_value_that_the_socket_does_not_take_at_once(opened: Opener, redis_server: RedisServer, run: Any) -> None:
+    """Sent piece by piece, by threads and tasks alike, and whole in the end."""
+    writer = Writer(opened(redis_server.url), run)
+    epoch, _ = writer.warm()
+    writer.append(key("warm"))
+    before, large = scripts(redis_server), os.urandom(24_000_000)
+    writer.append(key("a"), writes=(Write(stored("a").key, blob(payload=large), 60_000, FENCE),))
+    assert scripts(redis_server) == before
+    there = redis_server.client(decode_responses=False).get(f"shop:{epoch}:{stored('a').key}")
+    assert isinstance(there, bytes)
+    assert there.endswith(large)
 
 
 def test_a_cancelled_append_closes_its_connection(opened: Opener, own_redis: RedisServer) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .base import Command, Unavailable
-from .link import LARGEST_PIECE, Link
+from .link import LARGEST_PIECE, Link, unavailable
 from .resp import ProtocolError, encode, spread
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Lane:
         except AGAIN:
             asyncio.get_running_loop().add_writer(link.sock, self._writable, link, batch)
         except OSError as error:
-            self._lost(link, Unavailable(f"the connection to Redis broke: {error}", dropped=True))
+            self._lost(link, unavailable(error))
 
     def _writable(self, link: Link, batch: _Batch) -> None:
         asyncio.get_running_loop().remove_writer(link.sock)
@@ -201,11 +201,8 @@ class Lane:
                     break
         except AGAIN:
             pass
-        except OSError as error:
-            self._lost(link, Unavailable(f"the connection to Redis broke: {error}", dropped=True))
-            return
-        except ProtocolError as error:
-            self._lost(link, Unavailable(str(error)))
+        except (OSError, ProtocolError) as error:
+            self._lost(link, unavailable(error))
             return
         batch = self._links.get(link)
         if not came or link.replies.idle:

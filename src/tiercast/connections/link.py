@@ -16,6 +16,15 @@ PIECE: Final = 65536
 LARGEST_PIECE: Final = 1 << 20
 
 
+def unavailable(error: OSError | ProtocolError) -> Unavailable:
+    """Say what a failure of a connection means."""
+    if isinstance(error, TimeoutError):
+        return Unavailable("Redis did not answer in time")
+    if isinstance(error, OSError):
+        return Unavailable(f"the connection to Redis broke: {error}", dropped=True)
+    return Unavailable(str(error))
+
+
 class Link:
     """A connected socket and the replies that arrive on it. For one thread, or one loop, at a time."""
 
@@ -50,12 +59,8 @@ class Link:
                     break
                 piece = LARGEST_PIECE if len(data) == piece else PIECE
                 self.limit(deadline - time.monotonic())
-        except TimeoutError as error:
-            raise Unavailable("Redis did not answer in time") from error
-        except OSError as error:
-            raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
-        except ProtocolError as error:
-            raise Unavailable(str(error)) from error
+        except (OSError, ProtocolError) as error:
+            raise unavailable(error) from error
         return self.take(count)
 
     def take(self, count: int) -> list[Any]:

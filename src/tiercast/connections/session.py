@@ -9,10 +9,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .base import Unavailable
-from .link import PIECE, Link
+from .link import PIECE, Link, unavailable
 from .resp import ProtocolError
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from .node import Node
 
 
@@ -84,7 +87,7 @@ class Session:
                 raise OSError("the connection takes no more")
         except OSError as error:
             self.drop()
-            raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
+            raise unavailable(error) from error
 
     def ask(self, payload: bytes, count: int, deadline: float) -> Ask:
         """Return the request that sends (nothing, where `payload` is empty) and answers the next `count` replies.
@@ -123,22 +126,24 @@ class Session:
         if isinstance(link.sock, ssl.SSLSocket) or type(loop).add_reader is asyncio.AbstractEventLoop.add_reader:
             return None
         link.free()
-        replies = link.replies
+        sock, replies = link.sock, link.replies
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                if payload:
-                    await loop.sock_sendall(link.sock, payload)
-                while len(replies.ready) < count:
-                    data = await loop.sock_recv(link.sock, PIECE)
-                    if not data:
-                        raise Unavailable("Redis closed the connection", dropped=True)
-                    replies.feed(data)
-        except TimeoutError as error:
-            raise Unavailable("Redis did not answer in time") from error
-        except OSError as error:
-            raise Unavailable(f"the connection to Redis broke: {error}", dropped=True) from error
-        except ProtocolError as error:
-            raise Unavailable(str(error)) from error
+            while payload:
+                try:
+                    payload = payload[sock.send(payload) :]
+                except BlockingIOError:
+                    await _ready(loop.add_writer, loop.remove_writer, sock, deadline)
+            while len(replies.ready) < count:
+                try:
+                    data = sock.recv(PIECE)
+                except BlockingIOError:
+                    await _ready(loop.add_reader, loop.remove_reader, sock, deadline)
+                    continue
+                if not data:
+                    raise Unavailable("Redis closed the connection", dropped=True)
+                replies.feed(data)
+        except (OSError, ProtocolError) as error:
+            raise unavailable(error) from error
         return link.take(count)
 
     def _open_link(self) -> Link:
@@ -146,6 +151,35 @@ class Session:
         if link is None:
             raise Unavailable("the connection was closed", dropped=True)
         return link
+
+
+async def _ready(
+    add: Callable[..., object], remove: Callable[[socket.socket], object], sock: socket.socket, deadline: float
+) -> None:
+    """Wait until the socket may be ready, at most to the deadline (`time.monotonic`).
+
+    Whoever waited tries once more then: a loop that was kept busy meanwhile finds what had come in time.
+
+    Raises:
+        TimeoutError: the deadline had passed before.
+    """
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_future()
+    timer = loop.call_later(remaining, _wake, waiting)
+    add(sock, _wake, waiting)
+    try:
+        await waiting
+    finally:
+        remove(sock)
+        timer.cancel()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class Ask:
