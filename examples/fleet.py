@@ -41,6 +41,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 AIRPORTS = 28_298
 PATIENCE = 10.0
 """Seconds that processes may take to end by themselves."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What ends the demo as Ctrl-C does."""
 
 Plan = list[tuple[float, str, Callable[[], object]]]
 """What happens to the fleet: (part of the time that has passed, what, how)."""
@@ -232,12 +234,22 @@ class Fleet:
 
 @contextmanager
 def shielded_children() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to all, from the processes started inside: the parent ends them in order."""
+    """Start processes inside: the parent ends them in order, all or none of them started.
+
+    Ctrl-C, which a terminal sends to every process of the group, is kept from them for good; from the parent, and
+    with it what else ends it, until they are started.
+    """
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in ENDING}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if came:
+        raise KeyboardInterrupt
 
 
 def cut(server: Server, kind: str) -> None:
@@ -252,8 +264,8 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     args = arguments()
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    for number in ENDING:
+        signal.signal(number, interrupt)
     try:
         with Fleet(args, console) as fleet:
             fleet.wait_until_ready()

@@ -117,6 +117,25 @@ class TestFleet:
         assert "nothing is left behind" in rest
         assert "Traceback" not in rest
 
+    @pytest.mark.parametrize("started", [1, 2, 3])
+    def test_no_process_is_interrupted_half_started(self, environment: dict[str, str], started: int) -> None:
+        """What ends the parent while it starts its processes ends it when they are started, without a traceback of theirs."""
+        with subprocess.Popen(
+            [sys.executable, FLEET, "--no-redis"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            deadline = time.monotonic() + 60
+            while len(spawned(process.pid)) < started:
+                assert time.monotonic() < deadline
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, rest
+        assert "nothing is left behind" in rest
+        assert "Traceback" not in rest
+
     def test_a_worker_that_dies_is_a_failure(self, environment: dict[str, str], tmp_path: Path) -> None:
         """A run in which a process was killed from outside does not pass for a good one."""
         with subprocess.Popen(
