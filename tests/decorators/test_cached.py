@@ -419,6 +419,25 @@ def test_a_function_that_returns_a_generator_is_refused_at_the_call(manager):
         cached(key="g")(lambda: (i for i in ()))()
 
 
+async def coroutine():
+    return 1
+
+
+def test_a_function_that_returns_a_coroutine_is_refused_at_the_call(manager):
+    @cached(key="c")
+    def sync():
+        return coroutine()
+
+    @cached(key="a")
+    async def unawaited():
+        return coroutine()
+
+    with pytest.raises(TypeError, match=r"sync returned a coroutine, .*; decorate the async function"):
+        sync()
+    with pytest.raises(TypeError, match="unawaited returned a coroutine"):
+        asyncio.run(unawaited())
+
+
 def test_what_is_no_function_is_refused(manager):
     class Thing: ...
 
