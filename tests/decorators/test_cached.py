@@ -158,6 +158,25 @@ def test_patterns_tags_and_keys_by_hand_reach_what_the_decorator_stored(manager,
     assert len(origin.calls) == 6
 
 
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        (5, r"the tags of .*load must be templates, or a function of its arguments, not 5"),
+        ([5], "a key or tag template must be a str, not 5"),
+        (lambda user_id: None, r"the function of tags of .*load must return several str, not None"),
+        (lambda user_id, result: None, r"the function of tags of .*load must return several str, not None"),
+    ],
+)
+def test_tags_that_are_none_are_refused(manager, tags, message):
+    with pytest.raises(TypeError, match=message):
+
+        @cached(key="t:{user_id}", tags=tags)
+        def load(user_id):
+            return user_id
+
+        load(1)
+
+
 def test_tags_may_be_one_string_a_function_or_come_from_the_value(manager, origin):
     @cached(key="a:{x}", tags="t:{x}")
     def one_string(x):

@@ -7,6 +7,7 @@ import pickle
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -58,6 +59,13 @@ def test_no_jitter_changes_nothing() -> None:
 def test_jitter_of_no_ttl_is_refused(ttl: float) -> None:
     """0 and negative TTLs, and NaN, are no TTLs."""
     with pytest.raises(ValueError, match="positive"):
+        TimeBasedInvalidation().apply_jitter(ttl)
+
+
+@pytest.mark.parametrize("ttl", ["300", None, True])
+def test_jitter_of_what_is_no_duration_is_refused(ttl: Any) -> None:
+    """The message says what a TTL may be."""
+    with pytest.raises(TypeError, match="a TTL must be a number of seconds or a timedelta, not"):
         TimeBasedInvalidation().apply_jitter(ttl)
 
 

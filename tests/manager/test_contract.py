@@ -595,6 +595,17 @@ class TestClosing:
         call(cache.coherence.settle, 5)
         assert call(cache.coherence.status).proven
 
+    @pytest.mark.parametrize(
+        ("timeout", "error"), [("5", TypeError), (None, TypeError), (-1, ValueError), (math.nan, ValueError)]
+    )
+    def test_coherence_refuses_what_is_no_duration(
+        self, cache: CacheManager, call: Sync, timeout: Any, error: type[Exception]
+    ) -> None:
+        """NaN most of all, which no clock ever passes."""
+        for operation in (cache.coherence.start, cache.coherence.settle):
+            with pytest.raises(error, match="timeout must be"):
+                call(operation, timeout)
+
     def test_use_after_close_raises(self, cache: CacheManager, call: Sync) -> None:
         """A closed manager refuses to work, and closing twice is nothing."""
         call(cache.set, "k", 1)
