@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import tiercast
 from tiercast.config import CacheConfig, LocalCacheConfig
 from tiercast.decorators import DecoratorMethods, async_cached, build_cache_key, cached, memoize, stampede_protect
 from tiercast.decorators.bound import unbind
@@ -455,6 +456,18 @@ def test_a_function_that_returns_a_coroutine_is_refused_at_the_call(manager):
         sync()
     with pytest.raises(TypeError, match="unawaited returned a coroutine"):
         asyncio.run(unawaited())
+
+
+@pytest.mark.parametrize(
+    "name", ["cached", "async_cached", "cache_aside", "write_through", "stampede_protect", "memoize"]
+)
+def test_an_unknown_keyword_names_the_nearest(manager, name):
+    for decorator in (getattr(tiercast, name), getattr(manager, name)):
+        with pytest.raises(
+            TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'ttl_seconds'; did you mean 'ttl'"
+        ):
+            decorator(ttl_seconds=60)
+        assert "ttl" in inspect.signature(decorator).parameters
 
 
 def test_what_is_no_function_is_refused(manager):

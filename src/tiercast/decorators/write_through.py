@@ -11,7 +11,7 @@ from ..region import Ttl
 from .bound import Arguments, Keywords, Site
 from .cached import recipe_maker
 from .decorated import Decorator
-from .decorating import decorate
+from .decorating import decorate, suggests
 from .keying import KeyLike, Tags, TagsLike
 from .requests import Call, Operation
 from .returned import refuse_once
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..manager import CacheManager
 
 
+@suggests
 def write_through(
     key: KeyLike = None,
     ttl: Ttl = DEFAULT,
