@@ -105,6 +105,8 @@ class Operations(Standing):
         current, path = self._locate(region, scope, scope_params)
         if is_async(loader):
             refuse_async(loader)
+        if ttl is not DEFAULT and not (ttl.__class__ is int and ttl > 0):
+            seconds_of(ttl)  # refuses what is none, also where there would be a hit
         local_key: Hashable = (path, key) if path else key
         if not refresh and (value := current.hit(local_key)) is not MISS:
             return value
@@ -129,6 +131,8 @@ class Operations(Standing):
     ) -> Any:
         """As `get_or_set`; a sync loader runs in a worker thread with the context copied."""
         current, path = self._locate(region, scope, scope_params)
+        if ttl is not DEFAULT and not (ttl.__class__ is int and ttl > 0):
+            seconds_of(ttl)  # refuses what is none, also where there would be a hit
         local_key: Hashable = (path, key) if path else key
         if not refresh and (value := current.hit(local_key)) is not MISS:
             return value
@@ -142,8 +146,6 @@ class Operations(Standing):
         if not callable(want.loader):
             message = f"the loader of {address.key!r} must be callable without arguments, not {want.loader!r}"
             raise TypeError(message)
-        if want.ttl is not DEFAULT:
-            seconds_of(want.ttl)
         self._runtime.ready()
         watch = region.watch
         if watch.hub.span is None:

@@ -213,6 +213,18 @@ class TestTime:
             call(cache.set, "k", 1, ttl)
         assert call(cache.get, "k") is None
 
+    @pytest.mark.parametrize(
+        ("ttl", "error"), [(0, ValueError), (-0.5, ValueError), (True, TypeError), ("60", TypeError)]
+    )
+    def test_no_such_ttl_where_the_value_is_cached(
+        self, cache: CacheManager, call: Sync, ttl: Any, error: type[Exception]
+    ) -> None:
+        """A mistake shows with the first call, not with the first miss."""
+        call(cache.set, "k", 1)
+        for found in ("k", "absent"):
+            with pytest.raises(error, match="ttl must be"):
+                call(cache.get_or_set, found, int, ttl)
+
     def test_no_boolean_ttl(self, cache: CacheManager, call: Sync) -> None:
         """True is no number of seconds."""
         with pytest.raises(TypeError, match="ttl"):
