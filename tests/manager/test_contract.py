@@ -16,6 +16,7 @@ from stacks import STACKS, Async, Sync, config_of
 from tiercast import (
     CacheConfig,
     CacheManager,
+    ManagerClosed,
     ScopeConfig,
     ScopeError,
     ScopeLevel,
@@ -625,6 +626,15 @@ class TestClosing:
         with pytest.raises(RuntimeError, match="closed"):
             call(cache.get, "k")
         call(cache.close)
+
+    async def test_a_closed_manager_is_not_entered(self, cache: CacheManager) -> None:
+        """`with` says so at once, and starts nothing."""
+        with cache:
+            pass
+        with pytest.raises(ManagerClosed, match="closed"):
+            cache.__enter__()
+        with pytest.raises(ManagerClosed, match="closed"):
+            await cache.__aenter__()
 
 
 def test_a_region_alone_on_redis_is_coherent(redis_url: str) -> None:
