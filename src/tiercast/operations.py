@@ -13,9 +13,10 @@ from .coherence.result import InvalidationResult
 from .config import DEFAULT
 from .keys import validate_key
 from .loading.context import current_as_of
-from .loading.finding import find_many, handed_out
+from .loading.finding import find_many
 from .loading.loads import is_async, refuse_async
 from .loading.reading import Want, read
+from .loading.storing import handed_out
 from .loading.writing import Position, put_many, restore, since_of
 from .plans import Pause, Plan, drive, drive_async
 from .region import MISS, Duration, Region, Ttl, seconds_of, tags_of
