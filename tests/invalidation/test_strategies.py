@@ -287,3 +287,11 @@ def test_strategies_are_equal_by_value_and_travel_to_other_processes() -> None:
     ):
         assert rule == pickle.loads(pickle.dumps(rule))
     assert EventBasedInvalidation({"e": ["a"]}) != EventBasedInvalidation({"e": ["b"]})
+
+
+def test_a_scope_that_is_none_is_shown_as_it_was_written() -> None:
+    """The message says how scopes are written."""
+    with pytest.raises(
+        InvalidationError, match=r"'scope:user:\{org\}:\{id\}': a scope is written scope:level:\{id\}/level:\{id\}"
+    ):
+        EventBasedInvalidation({"e": ["scope:user:{org}:{id}"]})
