@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import instance
 from .coherence.result import InvalidationResult
+from .decorators import build_cache_key as template_key
 from .manager import CacheManager
+
+
+async def build_cache_key(
+    template: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, prefix: str = ""
+) -> str:
+    """As `tiercast.build_cache_key`."""
+    return template_key(template, args, kwargs, prefix)
 
 
 async def get_cache() -> CacheManager:

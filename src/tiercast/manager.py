@@ -239,13 +239,14 @@ class CacheManager(Invalidations, DecoratorMethods):
                     CacheManager._instance = None
 
     def __enter__(self) -> Self:
+        self._runtime.refuse_closed()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.__enter__()
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close_async()

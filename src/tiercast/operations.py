@@ -13,9 +13,10 @@ from .coherence.result import InvalidationResult
 from .config import DEFAULT
 from .keys import validate_key
 from .loading.context import current_as_of
-from .loading.finding import find_many, handed_out
+from .loading.finding import find_many
 from .loading.loads import is_async, refuse_async
 from .loading.reading import Want, read
+from .loading.storing import handed_out
 from .loading.writing import Position, put_many, restore, since_of
 from .plans import Pause, Plan, drive, drive_async
 from .region import MISS, Duration, Region, Ttl, seconds_of, tags_of
@@ -105,6 +106,8 @@ class Operations(Standing):
         current, path = self._locate(region, scope, scope_params)
         if is_async(loader):
             refuse_async(loader)
+        if ttl is not DEFAULT and not (ttl.__class__ is int and ttl > 0):
+            seconds_of(ttl)  # refuses what is none, also where there would be a hit
         local_key: Hashable = (path, key) if path else key
         if not refresh and (value := current.hit(local_key)) is not MISS:
             return value
@@ -129,6 +132,8 @@ class Operations(Standing):
     ) -> Any:
         """As `get_or_set`; a sync loader runs in a worker thread with the context copied."""
         current, path = self._locate(region, scope, scope_params)
+        if ttl is not DEFAULT and not (ttl.__class__ is int and ttl > 0):
+            seconds_of(ttl)  # refuses what is none, also where there would be a hit
         local_key: Hashable = (path, key) if path else key
         if not refresh and (value := current.hit(local_key)) is not MISS:
             return value
@@ -142,8 +147,6 @@ class Operations(Standing):
         if not callable(want.loader):
             message = f"the loader of {address.key!r} must be callable without arguments, not {want.loader!r}"
             raise TypeError(message)
-        if want.ttl is not DEFAULT:
-            seconds_of(want.ttl)
         self._runtime.ready()
         watch = region.watch
         if watch.hub.span is None:

@@ -118,15 +118,19 @@ class Runtime(Removing):
         if self._begun and self._pid == os.getpid():
             return
         with self._lock:
-            if self.closed:
-                message = "this CacheManager is closed; make a new one, or reset_instance() for the process's own"
-                raise ManagerClosed(message)
+            self.refuse_closed()
             self._pid = os.getpid()
             if self.log.kind != "memory":
                 self.listener.start()
             self.housekeeper.start()
             self.monitor.start()
             self._begun = True
+
+    def refuse_closed(self) -> None:
+        """Raise ManagerClosed where the manager was closed; starts nothing."""
+        if self.closed:
+            message = "this CacheManager is closed; make a new one, or reset_instance() for the process's own"
+            raise ManagerClosed(message)
 
     def _remove(self, removals: Iterable[Removal]) -> None:
         """Take what key records killed out of memory; the ledger's lock is held."""

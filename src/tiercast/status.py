@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .coherence.log import LogUnavailable
-from .config.checks import seconds
+from .config.checks import duration
 from .errors import BusUnavailable
 from .plans import Pause, Plan, drive, drive_async
 
@@ -83,6 +83,7 @@ class CoherenceView:
 
         Raises:
             BusUnavailable: the log did not answer within `timeout` seconds.
+            TypeError, ValueError: the timeout is no duration, or negative.
         """
         drive(self._until(timeout, listening=False))
 
@@ -95,6 +96,7 @@ class CoherenceView:
 
         Raises:
             BusUnavailable: that did not succeed within `timeout` seconds; the message says what was tried.
+            TypeError, ValueError: as `settle`.
         """
         drive(self._until(timeout, listening=True))
 
@@ -104,8 +106,11 @@ class CoherenceView:
 
     def _until(self, timeout: Duration, *, listening: bool) -> Plan[None]:
         runtime, coherence = self._runtime, self._runtime.coherence
+        patience = duration(timeout, "timeout")
+        if not patience >= 0:
+            raise ValueError(f"timeout must be 0 seconds (ask once) or more, not {timeout!r}")
         runtime.ready()
-        deadline = time.monotonic() + seconds(timeout)
+        deadline = time.monotonic() + patience
         beaten = False
         while True:
             try:
@@ -126,6 +131,6 @@ class CoherenceView:
             except LogUnavailable as exc:
                 missing = coherence.failure = str(exc)
             if time.monotonic() >= deadline:
-                message = f"coherence was not proven within {seconds(timeout):g} s ({runtime.log.kind} log): {missing}"
+                message = f"coherence was not proven within {patience:g} s ({runtime.log.kind} log): {missing}"
                 raise BusUnavailable(message)
             yield Pause(0.02)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import tiercast
 from tiercast.config import CacheConfig, LocalCacheConfig
 from tiercast.decorators import DecoratorMethods, async_cached, build_cache_key, cached, memoize, stampede_protect
 from tiercast.decorators.bound import unbind
@@ -156,6 +157,25 @@ def test_patterns_tags_and_keys_by_hand_reach_what_the_decorator_stored(manager,
         invalidate()
     get_user(1)
     assert len(origin.calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        (5, r"the tags of .*load must be templates, or a function of its arguments, not 5"),
+        ([5], "a key or tag template must be a str, not 5"),
+        (lambda user_id: None, r"the function of tags of .*load must return several str, not None"),
+        (lambda user_id, result: None, r"the function of tags of .*load must return several str, not None"),
+    ],
+)
+def test_tags_that_are_none_are_refused(manager, tags, message):
+    with pytest.raises(TypeError, match=message):
+
+        @cached(key="t:{user_id}", tags=tags)
+        def load(user_id):
+            return user_id
+
+        load(1)
 
 
 def test_tags_may_be_one_string_a_function_or_come_from_the_value(manager, origin):
@@ -417,6 +437,37 @@ def test_generators_are_refused(decorator, function):
 def test_a_function_that_returns_a_generator_is_refused_at_the_call(manager):
     with pytest.raises(TypeError, match="returned a generator"):
         cached(key="g")(lambda: (i for i in ()))()
+
+
+async def coroutine():
+    return 1
+
+
+def test_a_function_that_returns_a_coroutine_is_refused_at_the_call(manager):
+    @cached(key="c")
+    def sync():
+        return coroutine()
+
+    @cached(key="a")
+    async def unawaited():
+        return coroutine()
+
+    with pytest.raises(TypeError, match=r"sync returned a coroutine, .*; decorate the async function"):
+        sync()
+    with pytest.raises(TypeError, match="unawaited returned a coroutine"):
+        asyncio.run(unawaited())
+
+
+@pytest.mark.parametrize(
+    "name", ["cached", "async_cached", "cache_aside", "write_through", "stampede_protect", "memoize"]
+)
+def test_an_unknown_keyword_names_the_nearest(manager, name):
+    for decorator in (getattr(tiercast, name), getattr(manager, name)):
+        with pytest.raises(
+            TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'ttl_seconds'; did you mean 'ttl'"
+        ):
+            decorator(ttl_seconds=60)
+        assert "ttl" in inspect.signature(decorator).parameters
 
 
 def test_what_is_no_function_is_refused(manager):

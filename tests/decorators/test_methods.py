@@ -7,6 +7,7 @@ import functools
 import inspect
 import pickle
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 
@@ -144,6 +145,14 @@ def test_a_bound_method_looks_like_one():
     assert inspect.iscoroutinefunction(one.later)
     assert one.plain.__wrapped__(3) == "value 1"
     assert not hasattr(one.plain, "nothing")
+
+
+def test_a_class_shows_which_of_its_methods_are_async():
+    """Mocks of a class look there, and would answer what cannot be awaited."""
+    assert inspect.iscoroutinefunction(Repository.later)
+    assert not inspect.iscoroutinefunction(Repository.plain)
+    assert isinstance(mock.create_autospec(Repository, instance=True).later, mock.AsyncMock)
+    assert not isinstance(mock.create_autospec(Repository, instance=True).plain, mock.AsyncMock)
 
 
 def test_a_method_can_be_pickled_and_copied_as_functions_are():

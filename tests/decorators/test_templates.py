@@ -130,6 +130,19 @@ def test_a_wrong_template_fails_when_the_decorator_runs(template, says):
     assert repr(template) in str(caught.value) or not template
 
 
+@pytest.mark.parametrize(
+    ("template", "prefix", "says"),
+    [
+        (None, "", "template must be a str, not None"),
+        (5, "", "must be a str, not 5"),
+        ("k", 5, "prefix of a key must be"),
+    ],
+)
+def test_a_template_and_a_prefix_are_text(template, prefix, says):
+    with pytest.raises(TypeError, match=says):
+        build_cache_key(template, prefix=prefix)
+
+
 def test_the_error_names_the_function():
     def get_user(user_id): ...
 

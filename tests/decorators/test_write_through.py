@@ -50,6 +50,37 @@ def test_patterns_and_tags_are_invalidated(manager, update):
     }  # fmt: skip
 
 
+def test_tags_that_only_the_value_tells_are_invalidated(manager):
+    manager.set("by author", "old", tags=["author:7"])
+    manager.set("by other", "old", tags=["author:8"])
+
+    @write_through(key="book:{book_id}", invalidate_tags=lambda book_id, result: [f"author:{result['author']}"])
+    def update_book(book_id):
+        return {"author": 7}
+
+    update_book(1)
+    assert not manager.contains("by author")
+    assert manager.contains("by other")
+    assert manager.get("book:1") == {"author": 7}
+
+
+async def one():
+    return 1
+
+
+@pytest.mark.parametrize("made", [one, lambda: (each for each in ())], ids=["coroutine", "generator"])
+def test_what_only_one_caller_could_use_is_not_stored(manager, made):
+    manager.set("user:1", "old")
+
+    @write_through(key="user:{user_id}")
+    def update_user(user_id):
+        return made()
+
+    with pytest.raises(TypeError, match=r"update_user returned a (coroutine|generator), which can be"):
+        update_user(1)
+    assert not manager.contains("user:1")
+
+
 def test_what_an_argument_brings_cannot_widen_a_pattern(manager, update):
     manager.set("user:1:posts", "kept")
     update("*")

@@ -7,6 +7,7 @@ import pickle
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -58,6 +59,13 @@ def test_no_jitter_changes_nothing() -> None:
 def test_jitter_of_no_ttl_is_refused(ttl: float) -> None:
     """0 and negative TTLs, and NaN, are no TTLs."""
     with pytest.raises(ValueError, match="positive"):
+        TimeBasedInvalidation().apply_jitter(ttl)
+
+
+@pytest.mark.parametrize("ttl", ["300", None, True])
+def test_jitter_of_what_is_no_duration_is_refused(ttl: Any) -> None:
+    """The message says what a TTL may be."""
+    with pytest.raises(TypeError, match="a TTL must be a number of seconds or a timedelta, not"):
         TimeBasedInvalidation().apply_jitter(ttl)
 
 
@@ -279,3 +287,11 @@ def test_strategies_are_equal_by_value_and_travel_to_other_processes() -> None:
     ):
         assert rule == pickle.loads(pickle.dumps(rule))
     assert EventBasedInvalidation({"e": ["a"]}) != EventBasedInvalidation({"e": ["b"]})
+
+
+def test_a_scope_that_is_none_is_shown_as_it_was_written() -> None:
+    """The message says how scopes are written."""
+    with pytest.raises(
+        InvalidationError, match=r"'scope:user:\{org\}:\{id\}': a scope is written scope:level:\{id\}/level:\{id\}"
+    ):
+        EventBasedInvalidation({"e": ["scope:user:{org}:{id}"]})

@@ -171,7 +171,7 @@ def test_copies_of_large_values_are_made_off_the_loop(stretches: Stretches, hand
 
     async def measure() -> float:
         async with CacheManager(CacheConfig(local=LocalCacheConfig(copy_on_read=True))) as cache:
-            await cache.set_async("rows", ROWS)
-            return min([await stretches.of(lambda: cache.get_async("rows")) for _ in range(TRIES)])
+            kept = min([await stretches.of(lambda: cache.set_async("rows", ROWS)) for _ in range(TRIES)])
+            return max(kept, min([await stretches.of(lambda: cache.get_async("rows")) for _ in range(TRIES)]))
 
     assert asyncio.run(measure()) < LIMIT

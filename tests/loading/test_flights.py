@@ -138,6 +138,24 @@ class TestFailure:
                 loader = load if kind == "thread" else load_async
                 asyncio.run(asyncio.wait_for(cache.get_or_set_async("k", loader), PATIENCE))
 
+    @pytest.mark.parametrize("options", [{}, {"hard_timeout": 60.0}], ids=["here", "in the background"])
+    def test_nor_does_a_generator_exit_of_a_loader_s_own(self, make: Make, options: dict[str, Any]) -> None:
+        """It is taken for no task that was thrown away, after which somebody else has to load."""
+        cache, calls = make(**options), []
+
+        def load() -> None:
+            calls.append(1)
+            raise GeneratorExit
+
+        async def many() -> list[Any]:
+            waits = (cache.get_or_set_async("k", load) for _ in range(3))
+            return await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), PATIENCE)
+
+        assert [str(outcome) for outcome in asyncio.run(many())] == ["the loader raised GeneratorExit"] * 3
+        with pytest.raises(RuntimeError, match="raised GeneratorExit"):
+            cache.get_or_set("sync", load)
+        assert len(calls) == 2
+
 
 class TestCancelledLeaders:
     async def test_a_cancelled_leader_hands_over(self, make: Make) -> None:

@@ -16,6 +16,7 @@ from stacks import STACKS, Async, Sync, config_of
 from tiercast import (
     CacheConfig,
     CacheManager,
+    ManagerClosed,
     ScopeConfig,
     ScopeError,
     ScopeLevel,
@@ -212,6 +213,18 @@ class TestTime:
         with pytest.raises(ValueError, match="ttl"):
             call(cache.set, "k", 1, ttl)
         assert call(cache.get, "k") is None
+
+    @pytest.mark.parametrize(
+        ("ttl", "error"), [(0, ValueError), (-0.5, ValueError), (True, TypeError), ("60", TypeError)]
+    )
+    def test_no_such_ttl_where_the_value_is_cached(
+        self, cache: CacheManager, call: Sync, ttl: Any, error: type[Exception]
+    ) -> None:
+        """A mistake shows with the first call, not with the first miss."""
+        call(cache.set, "k", 1)
+        for found in ("k", "absent"):
+            with pytest.raises(error, match="ttl must be"):
+                call(cache.get_or_set, found, int, ttl)
 
     def test_no_boolean_ttl(self, cache: CacheManager, call: Sync) -> None:
         """True is no number of seconds."""
@@ -595,6 +608,17 @@ class TestClosing:
         call(cache.coherence.settle, 5)
         assert call(cache.coherence.status).proven
 
+    @pytest.mark.parametrize(
+        ("timeout", "error"), [("5", TypeError), (None, TypeError), (-1, ValueError), (math.nan, ValueError)]
+    )
+    def test_coherence_refuses_what_is_no_duration(
+        self, cache: CacheManager, call: Sync, timeout: Any, error: type[Exception]
+    ) -> None:
+        """NaN most of all, which no clock ever passes."""
+        for operation in (cache.coherence.start, cache.coherence.settle):
+            with pytest.raises(error, match="timeout must be"):
+                call(operation, timeout)
+
     def test_use_after_close_raises(self, cache: CacheManager, call: Sync) -> None:
         """A closed manager refuses to work, and closing twice is nothing."""
         call(cache.set, "k", 1)
@@ -602,6 +626,15 @@ class TestClosing:
         with pytest.raises(RuntimeError, match="closed"):
             call(cache.get, "k")
         call(cache.close)
+
+    async def test_a_closed_manager_is_not_entered(self, cache: CacheManager) -> None:
+        """`with` says so at once, and starts nothing."""
+        with cache:
+            pass
+        with pytest.raises(ManagerClosed, match="closed"):
+            cache.__enter__()
+        with pytest.raises(ManagerClosed, match="closed"):
+            await cache.__aenter__()
 
 
 def test_a_region_alone_on_redis_is_coherent(redis_url: str) -> None:

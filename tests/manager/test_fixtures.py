@@ -64,6 +64,19 @@ def test_copy_on_read() -> None:
         assert cache.multi_get(["k"]) == {"k": {"a": [1]}}
 
 
+def test_copy_on_read_keeps_what_was_set() -> None:
+    """Nor does it matter what becomes of the object that was set, loaded or set as of a position."""
+    with CacheManager(CacheConfig(local=LocalCacheConfig(copy_on_read=True), distributed=None)) as cache:
+        value = [1]
+        cache.set("set", value)
+        cache.multi_set({"several": value})
+        cache.set("since", value, as_of=cache.position())
+        cache.get_or_set("loaded", lambda: value)
+        value.append(2)
+        kept = cache.multi_get(["set", "several", "since", "loaded"])
+        assert kept == {"set": [1], "several": [1], "since": [1], "loaded": [1]}
+
+
 def test_freeze() -> None:
     """`freeze` hands out values that cannot be changed."""
     with CacheManager(CacheConfig(local=LocalCacheConfig(freeze=True), distributed=None)) as cache:

@@ -124,6 +124,7 @@ async def test_operations_of_the_module_aio(cache: CacheManager) -> None:
     assert (await aio.invalidate_pattern("a:*", count=True)).removed == 1
     assert (await aio.invalidate_tags(["t"], count=True)).removed == 1
     assert await aio.multi_get(["a:1", "a:2", "b"]) == {}
+    assert await aio.build_cache_key("user:{user_id}", kwargs={"user_id": 1}, prefix="v2") == "v2:user:1"
     assert await aio.get_cache() is cache
     assert (await aio.get_cache_stats())["sets"] == get_cache_stats()["sets"] == 3
     with pytest.raises(AttributeError, match="no async operation 'nothing'"):

@@ -184,6 +184,8 @@ def test_performance_is_of_the_window() -> None:
         assert everything["latency_stats"]["remote"]["p95"] is None
         with pytest.raises(ValueError, match="time_window must be greater than 0"):
             cache.monitor.analyze_performance(0)
+        with pytest.raises(TypeError, match="time_window must be a number of seconds"):
+            cache.monitor.analyze_performance("3600")  # type: ignore[arg-type]
 
 
 def test_loads_are_timed_and_their_errors_counted(cache: CacheManager) -> None:

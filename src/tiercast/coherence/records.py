@@ -195,7 +195,8 @@ def split(draft: Draft) -> list[Draft]:
     for target in draft.targets:
         length = len(_dump(target)) + 1
         if length > room:
-            raise ValueError(f"the target {target[:60]!r}… takes {length} bytes on the wire; a record takes {room}")
+            what = f"a {draft.kind.value} of {length} bytes (encoded)"
+            raise ValueError(f"{what} is too long for a record, which takes {room}: {target[:60]!r}…")
         if size + length > room:
             drafts.append(replace(draft, targets=tuple(targets)))
             targets, size = [], 0

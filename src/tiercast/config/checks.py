@@ -107,6 +107,18 @@ def seconds(value: float | timedelta) -> float:
     return value
 
 
+def duration(value: float | timedelta, name: str) -> float:
+    """Return what an operation was given as a duration, in seconds; whether it may be 0 or negative, its caller says.
+
+    Raises:
+        TypeError: it is no number and no timedelta (a bool is no number).
+    """
+    length = seconds(value)
+    if isinstance(length, bool) or not isinstance(length, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
+    return length
+
+
 def optional_seconds(value: float | timedelta | None) -> float | None:
     """Convert a duration to seconds, or leave None."""
     return None if value is None else seconds(value)

@@ -52,7 +52,7 @@ class LocalCacheConfig:
         serializer: the codec of a disk tier: a name, "package.module:Class" or a codec.
         secret: signs and checks pickles on disk.
         cleanup_interval: seconds between removals of the expired, in the background.
-        copy_on_read: memory hands out a deep copy of the value to each reader.
+        copy_on_read: memory keeps a deep copy of the value, and hands out another to each reader.
         freeze: memory hands out values made read-only.
     """
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 from ..coherence.result import InvalidationResult
@@ -32,7 +31,7 @@ from .keying import NO_TAGS, Key, Tags
 from .namespace import Namespace
 from .parameters import Parameters
 from .requests import Operation
-from .returned import declared_type
+from .returned import declared_type, refuse_once
 from .wrapper import USUAL, Source
 
 if TYPE_CHECKING:
@@ -348,9 +347,7 @@ class Run:
 
     def _tagged(self, value: Any) -> Any:
         """Add the tags that follow from the value."""
-        if isinstance(value, GeneratorType | AsyncGeneratorType):
-            message = f"{self.site.parameters.function} returned a generator, which can be read only once"
-            raise TypeError(message)
+        refuse_once(value, self.site.parameters.function)
         make = self.site.recipe.tags.of_value
         if make is not None:
             current_load().tags.extend(make(*self.args, **self.kwargs, result=value))

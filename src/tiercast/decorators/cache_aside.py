@@ -14,7 +14,7 @@ from ..runtime import positions
 from .bound import Arguments, Keywords, Recipe, Site
 from .cached import recipe_maker
 from .decorated import Decorator
-from .decorating import decorate
+from .decorating import decorate, suggests
 from .keying import KeyLike, TagsLike
 from .parameters import Parameters, function_name
 from .requests import Call
@@ -39,6 +39,7 @@ def cache_aside(
 def cache_aside(
     *, get_from_cache: Callback, save_to_cache: Callback, manager: CacheManager | None = None
 ) -> Decorator: ...
+@suggests
 def cache_aside(
     key: KeyLike = None,
     ttl: Ttl = DEFAULT,

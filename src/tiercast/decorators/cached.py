@@ -25,7 +25,7 @@ from .decorated import (
     P,
     R,
 )
-from .decorating import decorate
+from .decorating import decorate, suggests
 from .keying import Key, KeyLike, Tags, TagsLike
 from .parameters import Parameters
 
@@ -66,6 +66,7 @@ def cached(
     version: int | str | None = None,
     manager: CacheManager | None = None,
 ) -> Decorator: ...
+@suggests
 def cached(
     ttl: Any = DEFAULT,
     *,
@@ -122,6 +123,7 @@ def async_cached(
     version: int | str | None = None,
     manager: CacheManager | None = None,
 ) -> AsyncDecorator: ...
+@suggests
 def async_cached(
     ttl: Any = DEFAULT,
     *,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from ..config.checks import suggestion
 from ..loading.loads import is_async
 from .bound import UNBOUND, Recipe, Site
 from .method import Method, operations
@@ -15,6 +16,7 @@ from .wrapper import Source
 
 MakeRecipe = Callable[[Callable[..., Any], Parameters], Recipe]
 MakeCall = Callable[[Site], Callable[..., Any]]
+D = TypeVar("D", bound=Callable[..., Any])
 
 
 def decorate(
@@ -44,6 +46,21 @@ def decorate(
     if isinstance(function, functools.cached_property):
         return functools.cached_property(again(function.func))
     return _decorated(function, make_recipe, make_call, only_async, receiver=None, of_class=False)
+
+
+def suggests(decorator: D) -> D:
+    """Have a decorator's TypeError of an unknown keyword name the nearest one, as the operations' does."""
+    names = [*inspect.signature(decorator).parameters]
+
+    @functools.wraps(decorator)
+    def checked(*args: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in names:
+                hint = suggestion(name, names)
+                raise TypeError(f"{decorator.__name__}() got an unexpected keyword argument {name!r}{hint}")
+        return decorator(*args, **options)
+
+    return cast("D", checked)
 
 
 def _decorated(

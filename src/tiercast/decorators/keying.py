@@ -122,9 +122,10 @@ class Tags:
         """
         if callable(tags):
             if RESULT not in parameters.names and RESULT in _parameter_names(tags):
-                return cls(of_value=partial(_called, tags))
-            return cls(of_arguments=partial(_called, tags))
-        templates = [parse(tag) for tag in ((tags,) if isinstance(tags, str) else tuple(tags))]
+                return cls(of_value=partial(_called, tags, parameters.function))
+            return cls(of_arguments=partial(_called, tags, parameters.function))
+        what = f"the tags of {parameters.function} must be templates, or a function of its arguments"
+        templates = [parse(tag) for tag in _several(tags, what)]
         if not templates:
             return cls()
         namespace: dict[str, Any] = {}
@@ -163,9 +164,16 @@ def _made_by(key: Callable[..., str], suffix: str, function: str, args: Any, kwa
     return made + suffix
 
 
-def _called(tags: Callable[..., str | Iterable[str]], *args: Any, **kwargs: Any) -> tuple[str, ...]:
-    made = tags(*args, **kwargs)
-    return (made,) if isinstance(made, str) else tuple(made)
+def _called(tags: Callable[..., str | Iterable[str]], function: str, /, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    return _several(tags(*args, **kwargs), f"the function of tags of {function} must return several str")
+
+
+def _several(tags: str | Iterable[str], what: str) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        return (tags,)
+    if not isinstance(tags, Iterable):
+        raise TypeError(f"{what}, not {tags!r}")
+    return tuple(tags)
 
 
 def _parameter_names(function: Callable[..., Any]) -> Iterable[str]:

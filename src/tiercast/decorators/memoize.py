@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from ..region import Ttl
 from .cached import bare, recipe_maker
 from .decorated import AsyncCachedFunction, CachedFunction, Decorator, P, R
-from .decorating import decorate
+from .decorating import decorate, suggests
 from .keying import KeyLike
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def memoize(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCachedFunc
 def memoize(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
 @overload
 def memoize(ttl: Ttl = TTL, key: KeyLike = None, *, manager: CacheManager | None = None) -> Decorator: ...
+@suggests
 def memoize(ttl: Any = TTL, key: KeyLike = None, *, manager: CacheManager | None = None) -> Any:
     """Remember what a function returns, by its arguments, in the region `memoize`. Bare, or with arguments.
 

@@ -21,6 +21,8 @@ from .figures import ReadyKey
 NAMES = ("cache_key", "clear", "invalidate", "refresh", "stats")
 """The operations that are attributes of every decorated function."""
 WITHOUT_ARGUMENTS = ("clear", "stats")
+LIKE_A_FUNCTION = ("__code__", "__defaults__", "__kwdefaults__")
+"""By these `inspect.iscoroutinefunction` knows an async method in its class, and mocks of the class what to await."""
 
 
 def operations(site: Site) -> dict[str, Callable[..., Any]]:
@@ -69,6 +71,8 @@ class Method:
 
     def __init__(self, function: Callable[..., Any], site: Site, *, of_class: bool) -> None:
         functools.update_wrapper(self, function)
+        for name in LIKE_A_FUNCTION:
+            setattr(self, name, getattr(function, name))
         self.__wrapped__ = site.function
         self._function = function
         self._of_class = of_class

@@ -13,6 +13,7 @@ from .cache_aside import cache_aside as make_aside
 from .cached import async_cached as make_async_cached
 from .cached import cached as make_cached
 from .decorated import AsyncCachedFunction, AsyncDecorator, CachedFunction, Decorator, P, R
+from .decorating import suggests
 from .memoize import memoize as make_memoized
 from .stampede_protect import stampede_protect as make_protected
 from .write_through import write_through as make_writing
@@ -85,6 +86,7 @@ class DecoratorMethods:
         """Look into the cache, else load and store: `tiercast.cache_aside` on this manager."""
         return make_aside(key, ttl, manager=self._decorating(), **options)
 
+    @suggests
     def write_through(
         self,
         key: KeyLike = None,
@@ -108,6 +110,7 @@ class DecoratorMethods:
             manager=self._decorating(),
         )
 
+    @suggests
     def stampede_protect(
         self,
         key: KeyLike = None,
@@ -127,6 +130,7 @@ class DecoratorMethods:
     def memoize(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     @overload
     def memoize(self, ttl: Ttl = 60, key: KeyLike = None) -> Decorator: ...
+    @suggests
     def memoize(self, ttl: Any = 60, key: KeyLike = None) -> Any:
         """Remember what a function returns: `tiercast.memoize` on this manager."""
         return make_memoized(ttl, key, manager=self._decorating())

@@ -1,4 +1,4 @@
-"""What a function's return annotation says about the values that come back from a tier below."""
+"""What a function returns: the type that its annotation declares, and what cannot be cached at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import logging
 import typing
 from collections.abc import Callable
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 logger = logging.getLogger("tiercast.decorators")
@@ -34,6 +35,23 @@ def declared_type(function: Callable[..., Any]) -> Any:
         logger.debug("return annotation %r of %r cannot be resolved: %s", annotation, plain, exc)
         return None
     return hint if _names_a_class_of_users(hint) else None
+
+
+def refuse_once(value: Any, function: str) -> None:
+    """Refuse a value that is good for one caller only: who came second would get it used up.
+
+    Raises:
+        TypeError: it is a generator or a coroutine; `function` names who returned it.
+    """
+    if isinstance(value, CoroutineType):
+        value.close()
+        message = (
+            f"{function} returned a coroutine, which can be awaited only once; "
+            f"decorate the async function itself, or await it inside an `async def`"
+        )
+        raise TypeError(message)
+    if isinstance(value, GeneratorType | AsyncGeneratorType):
+        raise TypeError(f"{function} returned a generator, which can be read only once")
 
 
 def _names_a_class_of_users(hint: Any) -> bool:

@@ -8,7 +8,7 @@ from ..config import DEFAULT
 from ..region import Ttl
 from .cached import recipe_maker
 from .decorated import Decorator
-from .decorating import decorate
+from .decorating import decorate, suggests
 from .keying import KeyLike, TagsLike
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..manager import CacheManager
 
 
+@suggests
 def stampede_protect(
     key: KeyLike = None,
     ttl: Ttl = DEFAULT,

@@ -148,20 +148,27 @@ class Template:
         return "".join(pieces)
 
 
-@lru_cache(maxsize=1024)
 def parse(source: str) -> Template:
     """Parse a template.
 
     Raises:
         KeyTemplateError: it is empty, or its braces, names or conversions are not as in `str.format`,
             or two fields have nothing between them.
+        TypeError: it is no str.
     """
+    if not isinstance(source, str):
+        raise TypeError(f"a key or tag template must be a str, not {source!r}")
+    return _parse(source)
+
+
+@lru_cache(maxsize=1024)
+def _parse(source: str) -> Template:
     try:
         parsed = list(Formatter().parse(source))
     except ValueError as exc:
         raise KeyTemplateError(f"key template {source!r}: {exc}") from None
     if not source:
-        raise KeyTemplateError("a key template must not be empty")
+        raise KeyTemplateError("a key or tag template must not be empty")
     pieces: list[str | Field] = []
     for index, (before, name, spec, conversion) in enumerate(parsed):
         if before:
@@ -309,7 +316,9 @@ def build_cache_key(
 
     Raises:
         KeyTemplateError: the template names an argument that is not there, or cannot be read.
-        TypeError: an argument has no text that could stand in a key.
+        TypeError: the template or the prefix is no str, or an argument has no text that could stand in a key.
     """
+    if prefix and not isinstance(prefix, str):
+        raise TypeError(f"the prefix of a key must be a str, not {prefix!r}")
     key = parse(template).render(args, kwargs or {})
     return f"{prefix}{'' if prefix.endswith((':', '/', '|')) else ':'}{key}" if prefix else key

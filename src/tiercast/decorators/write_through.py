@@ -11,9 +11,10 @@ from ..region import Ttl
 from .bound import Arguments, Keywords, Site
 from .cached import recipe_maker
 from .decorated import Decorator
-from .decorating import decorate
+from .decorating import decorate, suggests
 from .keying import KeyLike, Tags, TagsLike
 from .requests import Call, Operation
+from .returned import refuse_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..manager import CacheManager
 
 
+@suggests
 def write_through(
     key: KeyLike = None,
     ttl: Ttl = DEFAULT,
@@ -45,7 +47,7 @@ def write_through(
         ttl: how long the value stays fresh.
         invalidate_patterns: globs, with fields as in a key: ``"user:{user_id}:*"``. What an argument
             brings matches itself only. One that matches the key itself leaves the key empty.
-        invalidate_tags: templates, or a function of the arguments, as the `tags` of `cached`.
+        invalidate_tags: templates, or a function of the arguments (and of the ``result``), as the `tags` of `cached`.
         tags, scope, region, manager: as for `cached`.
     """
     make_recipe = recipe_maker(ttl, key=key, tags=tags, scope=scope, region=region, manager=manager)
@@ -90,12 +92,15 @@ class Writer:
         site = self.site
         manager, place = site.manager(), site.place(args, kwargs)
         key, tags = site.key_of(args, kwargs), site.tags_of(args, kwargs)
-        following = self.following(args, kwargs)
+        patterns, outdated = self.following(args, kwargs)
         position = yield Operation(manager, "position")
         site.loads.add()
         site.misses.add()
         try:
             value = yield Call(site.function, *args, **kwargs)
+            refuse_once(value, site.parameters.function)
+            if (of_value := self.tags.of_value) is not None:
+                outdated = of_value(*args, **kwargs, result=value)
             if value is None:
                 yield Operation(manager, "invalidate_keys", (key,), **place)
             else:
@@ -103,15 +108,15 @@ class Writer:
                 if made is not None:
                     tags = (*tags, *made(*args, **kwargs, result=value))
                 yield Operation(manager, "set", key, value, site.recipe.ttl, tags=tags, as_of=position, **place)
-            yield from self.invalidate(*following, place)
+            yield from self.invalidate(patterns, outdated, place)
         except BaseException:  # of the function, or where its value cannot be stored, or whoever called was cancelled
             yield Operation(manager, "invalidate_keys", (key,), **place)
-            yield from self.invalidate(*following, place)
+            yield from self.invalidate(patterns, outdated, place)
             raise
         return value
 
     def following(self, args: Arguments, kwargs: Keywords) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the patterns and the tags that a call invalidates."""
+        """Return the patterns and the tags that a call invalidates, whatever it returns."""
         patterns, tags = self.patterns.of_arguments, self.tags.of_arguments
         return (
             patterns(*args, **kwargs) if patterns is not None else (),

@@ -179,7 +179,11 @@ def _levels(text: str, pieces: tuple[tuple[str, str | None], ...]) -> tuple[str,
     """Return the levels of a scope template; their names must not depend on fields."""
     found = []
     for value in "xy":
-        target = parse_target("".join(literal + (value if field is not None else "") for literal, field in pieces))
+        try:
+            target = parse_target("".join(literal + (value if field is not None else "") for literal, field in pieces))
+        except InvalidationError:
+            shape = "scope:level:{id}/level:{id}, from the root down"
+            raise InvalidationError(f"target {text!r}: a scope is written {shape}") from None
         found.append(tuple(level for level, _ in split_path(target.text)))
     if found[0] != found[1]:
         raise InvalidationError(f"target {text!r}: a field must not stand in the name of a scope's level")

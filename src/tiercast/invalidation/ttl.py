@@ -64,9 +64,9 @@ class TimeBasedInvalidation:
         """Return a lifetime in seconds, drawn uniformly from `ttl` ± `ttl_jitter`.
 
         Raises:
-            ValueError: the TTL is not positive.
+            TypeError, ValueError: the TTL is no duration, or not positive.
         """
-        length = checks.seconds(ttl)
+        length = checks.duration(ttl, "a TTL")
         if not length > 0:
             raise ValueError(f"a TTL must be positive, not {ttl!r}")
         return jittered(length, self.ttl_jitter, self.random.random)

@@ -174,13 +174,6 @@ def _find_in(
                     yield from put_disk(region, address, reading.found[address], vouched, behind=True)
 
 
-def handed_out(region: Region, entry: Entry) -> Plan[Any]:
-    """Return an entry's value as the region hands values out; copying a large one holds up no loop."""
-    if region.copies and region.looks_large(entry.value):
-        return (yield Blocking(region.hand_out, entry))
-    return region.hand_out(entry)
-
-
 def vouched_by(pair: tuple[str, int] | None, epoch: str, carried: int) -> int:
     """Return the position up to which a tier vouches for key records: its own, or what was carried to L3."""
     if pair is None:

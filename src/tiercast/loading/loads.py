@@ -29,7 +29,7 @@ class Load:
 
     def run(self) -> Any:
         with entered(self.context):
-            value = self.loader()
+            value = self._load()
         if inspect.isawaitable(value):
             refuse_async(self.loader, value)
         return value
@@ -39,13 +39,20 @@ class Load:
         try:
             if is_async(self.loader):
                 return await self.loader()
-            value = await self.workers.call(self.loader)
+            value = await self.workers.call(self._load)
             return await value if inspect.isawaitable(value) else value
         finally:
             try:
                 _current.reset(token)
             except ValueError:  # the task was thrown away, and what it left is finalised elsewhere
                 pass
+
+    def _load(self) -> Any:
+        """Call a sync loader. A GeneratorExit of its own would say that its task was thrown away, and another has to load."""
+        try:
+            return self.loader()
+        except GeneratorExit as exc:
+            raise RuntimeError("the loader raised GeneratorExit") from exc
 
 
 def raised_by_loader(exc: BaseException) -> bool:

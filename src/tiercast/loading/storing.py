@@ -65,7 +65,12 @@ def recently_invalidated(region: Region, address: Address, tags: Sequence[str], 
 def encode(
     region: Region, address: Address, entry: Entry, begin: Begin, as_type: Any = None
 ) -> Plan[dict[str, Envelope]]:
-    """Make what each tier below will store; one that has none below costs nothing."""
+    """Make what each tier below will store; one that has none below costs nothing.
+
+    In a region that copies, the entry gets a copy: whoever set the value, or loaded it, may change theirs.
+    """
+    if region.copies:
+        entry.value = yield from handed_out(region, entry)
     if region.strict is not None:
         region.strict.check(entry.value, as_type)
     envelopes: dict[str, Envelope] = {}
@@ -76,6 +81,13 @@ def encode(
         else:
             envelopes[tier.name] = region.envelope(tier.name, entry, begin, address, as_type)
     return envelopes
+
+
+def handed_out(region: Region, entry: Entry) -> Plan[Any]:
+    """Return an entry's value as the region hands values out; copying a large one holds up no loop."""
+    if region.copies and region.looks_large(entry.value):
+        return (yield Blocking(region.hand_out, entry))
+    return region.hand_out(entry)
 
 
 def put_disk(region: Region, address: Address, envelope: Envelope, vouched: int, *, behind: bool = False) -> Plan[None]:

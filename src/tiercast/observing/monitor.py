@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config.checks import seconds
+from ..config.checks import duration
 from ..monitoring.alerts import Alerts
 from ..monitoring.counter import Counter
 from ..monitoring.figures import Counts, Figures, hit_rates, latencies, total, tree_of
@@ -83,9 +83,9 @@ class Monitor:
         `latency_stats.remote.put.p99`. `window` says how many seconds are really covered.
 
         Raises:
-            ValueError: the window is not greater than 0.
+            TypeError, ValueError: the window is no duration, or not greater than 0.
         """
-        window = seconds(time_window)
+        window = duration(time_window, "time_window")
         if not window > 0:
             message = f"time_window must be greater than 0 seconds, not {time_window!r}"
             raise ValueError(message)
