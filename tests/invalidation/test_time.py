@@ -194,6 +194,22 @@ def test_an_entry_ends_with_its_ttl(make: Make, call: Sync, clock: FakeClock) ->
     assert call(cache.get_or_set, "default", lambda: "anew") == "anew"
 
 
+def test_where_memory_is_all_its_own_ttl_ends_every_entry(call: Sync, clock: FakeClock) -> None:
+    """Also one that lives until it is invalidated, of which `ttl` says so, and one that reads renew."""
+    with CacheManager(CacheConfig(ttl=20, sliding=True, local=LocalCacheConfig(ttl=10)), clock=clock) as cache:
+        call(cache.set, "read", 1)
+        call(cache.set, "forever", 1, None)
+        assert 9 < call(cache.ttl, "forever") <= 10
+        for _ in range(4):
+            clock.advance(2.4)
+            cache.coherence.settle()
+            assert call(cache.multi_get, ["read", "forever"]) == {"read": 1, "forever": 1}
+        assert call(cache.ttl, "read") == call(cache.ttl, "forever") == pytest.approx(0.4)
+        clock.advance(0.5)
+        cache.coherence.settle()
+        assert call(cache.multi_get, ["read", "forever"]) == {}
+
+
 def test_until_invalidated_is_bounded_by_max_lifetime(make: Make, call: Sync, clock: FakeClock) -> None:
     """`ttl=None` has no end that `ttl` tells, and ends all the same with the region's `max_lifetime`; so does any longer TTL."""
     cache = make(ttl=100, max_lifetime=1000)

@@ -192,6 +192,8 @@ def slide(region: Region, address: Address, entry: Entry) -> Plan[None]:
         return
     now = region.clock.monotonic()
     last = entry.begun + region.settings.max_lifetime
+    if region.cap is not None and not region.below:
+        last = min(last, entry.begun + region.cap)
     expires = min(now + entry.ttl, last)
     if expires - entry.expires < entry.ttl / 10:
         return
