@@ -81,7 +81,7 @@ def test_both_errors_of_delivery_carry_the_result(make: Maker, server: Any) -> N
     server.connected = False
     with pytest.raises(DeliveryError, match="cannot be reached") as refused:
         cache.invalidate_keys(["k"], require_delivery=True)
-    with pytest.raises(BarrierTimeout) as late:
+    with pytest.raises(BarrierTimeout, match="which waits in the outbox, within 0.05 s: the log") as late:
         cache.invalidate_keys(["k"], barrier=0.05)
     waiting = InvalidationResult(None, delivered=False, removed=None)
     assert [waiting, waiting] == [refused.value.result, late.value.result]

@@ -227,9 +227,8 @@ class Coherence(Following):
                 yield from self._asks(question(delivery.epoch, delivery.position or 0))
             yield Pause(min(left, pause))
             pause = min(2 * pause, 0.02)
-        message = (
-            f"not every live process has applied position {delivery.position} within {timeout} s: {', '.join(missing)}"
-        )
+        what = f"position {delivery.position}" if delivery.delivered else "the record, which waits in the outbox,"
+        message = f"not every live process has applied {what} within {timeout} s: {', '.join(missing)}"
         raise BarrierTimeout(message, missing=missing)
 
     def _not_applied(self, delivery: Delivery, waited: float) -> Plan[list[str]]:
