@@ -93,8 +93,8 @@ class DiskOutbox:
         self._inode = 0
         self._spill = MemoryOutbox(most=most, most_bytes=most_bytes, now=now)
         """What the disk would not take."""
-        self._told: set[str] = set()
-        """What cannot be done at present, and was logged."""
+        self._told: dict[str, str] = {}
+        """What cannot be done at present, and was logged, with the reason."""
         self._lock = threading.RLock()
         register(self)
 
@@ -157,6 +157,10 @@ class DiskOutbox:
     def release(self, batch: Sequence[Queued]) -> None:
         self._spill.release(batch) if self._spilled(batch) else self._finish(batch, remove=False)
 
+    @property
+    def trouble(self) -> str:
+        return "; ".join(f"the outbox cannot be {what}: {reason}" for what, reason in list(self._told.items()))
+
     def close(self) -> None:
         with self._lock:
             if self._database is not None:
@@ -198,11 +202,11 @@ class DiskOutbox:
             done = self._transaction(work, immediate=immediate)
         except (sqlite3.Error, OSError) as exc:
             if what not in self._told:
-                self._told.add(what)
+                self._told[what] = str(exc)
                 extra = {"path": str(self.path)}
                 logger.error("the outbox cannot be %s: %s", what, exc, extra=extra)  # noqa: TRY400  the reason says it all
             raise
-        self._told.discard(what)
+        self._told.pop(what, None)
         return done
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T], *, immediate: bool = True) -> T:

@@ -37,8 +37,10 @@ def check(runtime: Runtime, statvfs: Callable[[str], Any] | None = None) -> Plan
     parts["bus"] = yield from _bus(runtime)
     failure = runtime.coherence.failure
     parts["proof"] = Health(proven, "" if proven else f"memory cannot be proven: {failure or 'the log has moved on'}")
-    waiting = runtime.coherence.outbox.waiting()
-    parts["outbox"] = Health(not waiting, "invalidations wait for the log to come back" if waiting else "")
+    outbox = runtime.coherence.outbox
+    waiting = outbox.waiting()
+    reason = outbox.trouble or "invalidations wait for the log to come back"
+    parts["outbox"] = Health(not waiting, reason if waiting else "")
     directories = directories_of(runtime)
     if directories:
         parts["disk_space"] = disk_space(directories, statvfs or os.statvfs)
