@@ -66,6 +66,10 @@ class Runtime(Removing):
         self._disks: dict[str, DiskTier] = {}
         self._regions: dict[str, Region] = {}
         self._begun = False
+        """Whether all that runs in the background was started."""
+        self._lacking = False
+        """Whether a thread could not be had; it is tried again at `_next_start`."""
+        self._next_start = 0.0
         self.monitor = Monitor(self)
         self.flights = Flights()
         self.workers = Workers(config.background_workers)
@@ -121,12 +125,16 @@ class Runtime(Removing):
             if self.closed:
                 message = "this CacheManager is closed; make a new one, or reset_instance() for the process's own"
                 raise ManagerClosed(message)
-            self._pid = os.getpid()
-            if self.log.kind != "memory":
-                self.listener.start()
-            self.housekeeper.start()
-            self.monitor.start()
-            self._begun = True
+            again, self._pid = self._pid == os.getpid() and self._lacking, os.getpid()
+            if again and time.monotonic() < self._next_start:
+                return
+            heard = self.log.kind == "memory" or self.listener.start()
+            kept = self.housekeeper.start()
+            if not again:
+                self.monitor.start()
+            self._begun = heard and kept
+            self._lacking = not self._begun
+            self._next_start = time.monotonic() + self.config.coherence.heartbeat
 
     def _remove(self, removals: Iterable[Removal]) -> None:
         """Take what key records killed out of memory; the ledger's lock is held."""
@@ -154,6 +162,8 @@ class Runtime(Removing):
         if self.log.kind != "memory" and self.coherence.started:
             drive(self.coherence.follow_stores())
             drive(self.flush())
+            if self.coherence.proven():
+                drive(self.fills.repay())
             if self.remote is not None:
                 drive(self.coherence.carry(self._carry))
         drive(self.sweeper.tick())
