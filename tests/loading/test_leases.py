@@ -125,6 +125,27 @@ class TestWaking:
         assert two.get_or_set("k", lambda: "second") == "second"
         eventually(lambda: not one._runtime.fills._owed)
 
+    def test_by_nobody_where_the_store_takes_no_more(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that is full can be read, so a lease is seen that nobody can give back or take over: who waits loads."""
+        monkeypatch.setattr(leases, "ASKED", 0.2)
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        other = Crowd()
+        other.call(two.get_or_set, "k", lambda: "by itself")
+        eventually(lambda: waiting(two))
+
+        def full(*args: Any) -> Any:
+            raise LogUnavailable("the disk is full")
+            yield
+
+        for manager in (one, two):
+            monkeypatch.setattr(manager._runtime.leases, "give", full)
+            monkeypatch.setattr(manager._runtime.leases, "take", full)
+        assert other.join() == ["by itself"]
+        gate.open("late")
+        assert crowd.join() == ["late"]
+
     def test_by_nobody_where_the_fill_came_before_the_lease(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Between a leader's look and its lease another process may load and give the lease back: it looks again."""
         one, two = make(), make()

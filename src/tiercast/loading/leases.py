@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FIRST_LOOK, LAST_LOOK = 0.002, 0.025
 """Seconds between two looks where nothing wakes."""
+ASKED = 1.0
+"""Seconds for which looking is enough; then the lease is asked for again: where that fails, nobody can give it back."""
 HEARD_LOOK = 0.5
 """Seconds between two looks where the bus wakes."""
 PATIENCE = 1.0
@@ -155,18 +157,20 @@ class Lease:
             anew: what is there does not count; load once the lease is free.
         """
         look = FIRST_LOOK
-        asked = False
+        asked = float("-inf")
         until: float | None = None
         while True:
             signal = self._flight.wait_on()
             self._fills.expect(self._name, signal)  # before asking: the holder may give it back right after
             try:
-                if not (asked and (yield from self._held_by_another())) and (yield from self._take()):
+                looks = time.monotonic() < asked + ASKED and (yield from self._held_by_another())
+                if not looks and (yield from self._take()):
                     self._flight.lease = self._name
                     # A fill may have come between the caller's look and the lease.
                     found = None if anew else (yield from find())
                     return found if found is not None and found.entry is not None else None
-                asked = True
+                if not looks:
+                    asked = time.monotonic()
                 if self._flight.bar > self._name:
                     until = time.monotonic() + PATIENCE if until is None else until
                     if time.monotonic() >= until:
