@@ -324,6 +324,28 @@ def test_it_says_why_nobody_knows_what_waits(tmp_path: Path, monkeypatch: pytest
     assert outbox.trouble == ""
 
 
+def test_a_directory_that_may_not_be_looked_into_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permissions were changed under a running process: nothing is known, so something counts as waiting; none raises."""
+    outbox = outbox_at(tmp_path / "shop", "shop")
+    stat = Path.stat
+
+    def denied(path: Path, **options: Any) -> os.stat_result:
+        if path.is_relative_to(tmp_path / "shop"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", denied)
+        assert outbox.waiting()
+        assert outbox.claim() == []
+        assert "Permission denied" in outbox.trouble
+        outbox.put([tag("t")])
+        assert names(outbox.claim()) == ["t"]
+    assert outbox.waiting()
+
+
 def test_records_on_disk_and_in_memory_are_both_replayed(tmp_path: Path) -> None:
     """And their ids are not mixed up."""
     outbox = DiskOutbox(tmp_path, "shop")

@@ -121,7 +121,7 @@ class DiskOutbox:
     def waiting(self) -> bool:
         if self._spill.waiting():
             return True
-        if self._database is None and not self.path.exists():
+        if not self._may_exist():
             return False
         try:
             return bool(self._tried("read", _any, immediate=False))
@@ -129,7 +129,7 @@ class DiskOutbox:
             return True  # not knowing counts as waiting: nothing is proven until it is known
 
     def claim(self) -> list[Queued]:
-        if self._database is None and not self.path.exists():
+        if not self._may_exist():
             return self._spill.claim()
         token = secrets.token_hex(8)
 
@@ -182,6 +182,13 @@ class DiskOutbox:
             self._lock = threading.RLock()
         else:
             self._lock.release()
+
+    def _may_exist(self) -> bool:
+        """Whether this process or a sibling has made the file; also where that cannot be seen."""
+        try:
+            return self._database is not None or self.path.exists()
+        except OSError:  # the directory's permissions were changed
+            return True
 
     def _spilled(self, batch: Sequence[Queued]) -> bool:
         return bool(batch) and batch[0].token.startswith(SPILLED)
