@@ -101,9 +101,9 @@ def disk_space(directories: list[str], statvfs: Callable[[str], Any]) -> Health:
     """Say whether every directory's file system has room."""
     for directory in directories:
         path = Path(directory)
-        while not path.exists() and path != path.parent:
-            path = path.parent
         try:
+            while not path.exists() and path != path.parent:
+                path = path.parent
             found = statvfs(str(path))
         except OSError as exc:
             return Health(False, f"{directory}: {exc}")
