@@ -327,7 +327,7 @@ def test_it_says_why_nobody_knows_what_waits(tmp_path: Path, monkeypatch: pytest
 def test_a_directory_that_may_not_be_looked_into_breaks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its permissions were changed under a running process: nothing is known, so something counts as waiting; none raises."""
+    """Its permissions were changed under a running process: not knowing counts as waiting, and raises nothing."""
     outbox = outbox_at(tmp_path / "shop", "shop")
     stat = Path.stat
 

@@ -126,7 +126,7 @@ class TestWaking:
         eventually(lambda: not one._runtime.fills._owed)
 
     def test_by_nobody_where_the_store_takes_no_more(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A disk that is full can be read, so a lease is seen that nobody can give back or take over: who waits loads."""
+        """A full disk can be read, and shows a lease that nobody can give back or take over: who waits loads."""
         monkeypatch.setattr(leases, "ASKED", 0.2)
         one, two, gate, crowd = make(), make(), Gate(), Crowd()
         crowd.call(one.get_or_set, "k", gate.load)

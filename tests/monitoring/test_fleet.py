@@ -56,7 +56,7 @@ def test_a_digest_is_small(tmp_path: Path, redis_url: str) -> None:
 
 
 def test_who_asks_may_have_other_settings() -> None:
-    """A process is heard of as its own lease says, whatever `max_staleness` whoever asks has (the command line's is the default)."""
+    """A process is heard of as its own lease says, whatever `max_staleness` whoever asks has."""
     members = [
         Member("host:1:a", "e", 5, -3.5, '{"a":0.1,"l":4.0}'),
         Member("host:2:b", "e", 5, -59.0, '{"a":0.1,"l":60}'),

@@ -80,7 +80,7 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]  # untyped
         """Which thread is in a transaction, as diskcache notes it: this one, or none.
 
         It keeps one for all threads, since a file has one writer. Where the directory was replaced, one thread may
-        still write to the old file while another writes to the new one, and diskcache's assertion would end the former's read.
+        still write to the old file while another writes to the new one, and an assertion would end the former's read.
         """
         return getattr(self._mine, "transaction", None)
 

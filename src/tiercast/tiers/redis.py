@@ -319,7 +319,7 @@ class RedisTier:
         return bool(reply == 1)
 
     def give(self, name: str, token: str) -> Plan[bool | None]:
-        """Give a lease back and say whether it is awaited, None without an answer; what another token has is left alone."""
+        """Give a lease back and say whether it is awaited (None: no answer); what another token has is left alone."""
         reply = yield from self._call(scripts.GIVE_LEASE.call((self._lease_key(name),), token), retry=True)
         return None if reply is None else bool(reply == 2)
 
