@@ -66,6 +66,9 @@ class Runtime(Removing):
         self._disks: dict[str, DiskTier] = {}
         self._regions: dict[str, Region] = {}
         self._begun = False
+        """Whether all that runs in the background was started."""
+        self._next_start = 0.0
+        """When that is tried again, where a thread could not be had."""
         self.monitor = Monitor(self)
         self.flights = Flights()
         self.workers = Workers(config.background_workers)
@@ -119,12 +122,15 @@ class Runtime(Removing):
             return
         with self._lock:
             self.refuse_closed()
-            self._pid = os.getpid()
-            if self.log.kind != "memory":
-                self.listener.start()
-            self.housekeeper.start()
+            if self._pid != os.getpid():
+                self._pid, self._next_start = os.getpid(), 0.0
+            if time.monotonic() < self._next_start:
+                return
+            heard = self.log.kind == "memory" or self.listener.start()
+            kept = self.housekeeper.start()
             self.monitor.start()
-            self._begun = True
+            self._begun = heard and kept
+            self._next_start = time.monotonic() + self.config.coherence.heartbeat
 
     def refuse_closed(self) -> None:
         """Raise ManagerClosed where the manager was closed; starts nothing."""
@@ -158,6 +164,8 @@ class Runtime(Removing):
         if self.log.kind != "memory" and self.coherence.started:
             drive(self.coherence.follow_stores())
             drive(self.flush())
+            if self.coherence.proven():
+                drive(self.fills.repay())
             if self.remote is not None:
                 drive(self.coherence.carry(self._carry))
         drive(self.sweeper.tick())

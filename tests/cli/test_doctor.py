@@ -95,6 +95,15 @@ def test_a_user_who_may_only_read(environ: dict[str, str]) -> None:
         assert "checks failed" in done.stderr
 
 
+def test_a_user_who_may_not_call_scripts_by_their_digest(environ: dict[str, str]) -> None:
+    """Which is how all of them are called: to be allowed EVAL is not enough."""
+    with RedisServer(users={"cache": ("secret", "~* &* +@all -evalsha")}) as server:
+        level, text, todo = doctor(environ, server.url_for("cache")).findings()["permissions"]
+        assert level == "error"
+        assert "evalsha" in text
+        assert "+evalsha" in todo
+
+
 @pytest.mark.parametrize(
     ("policy", "limit", "level", "what"),
     [

@@ -305,6 +305,47 @@ def test_a_disk_that_takes_nothing_leaves_the_records_in_memory(
     assert ["memory" in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_it_says_why_nobody_knows_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read counts as waiting; health must not blame the log for it."""
+    outbox = outbox_at(tmp_path, "shop")
+    assert outbox.trouble == ""
+    outbox.put([tag("t")])
+    full = sqlite3.OperationalError("database or disk is full")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise full
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "_transaction", fail)
+        assert outbox.waiting()
+        assert outbox.trouble == "the outbox cannot be read: database or disk is full"
+    drain(outbox)
+    assert not outbox.waiting()
+    assert outbox.trouble == ""
+
+
+def test_a_directory_that_may_not_be_looked_into_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permissions were changed under a running process: not knowing counts as waiting, and raises nothing."""
+    outbox = outbox_at(tmp_path / "shop", "shop")
+    stat = Path.stat
+
+    def denied(path: Path, **options: Any) -> os.stat_result:
+        if path.is_relative_to(tmp_path / "shop"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", denied)
+        assert outbox.waiting()
+        assert outbox.claim() == []
+        assert "Permission denied" in outbox.trouble
+        outbox.put([tag("t")])
+        assert names(outbox.claim()) == ["t"]
+    assert outbox.waiting()
+
+
 def test_records_on_disk_and_in_memory_are_both_replayed(tmp_path: Path) -> None:
     """And their ids are not mixed up."""
     outbox = DiskOutbox(tmp_path, "shop")

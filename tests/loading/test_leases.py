@@ -19,6 +19,7 @@ from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import config_of, patient
 from tiercast import CacheManager
 from tiercast.coherence.fleet import Fleet
+from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
 from tiercast.plans import Pause
@@ -102,6 +103,48 @@ class TestWaking:
         cache._runtime.fills.announce = lambda name: told.append(name) or iter(())  # type: ignore[assignment,func-returns-value]
         cache.get_or_set("k", lambda: 1)
         assert told == []
+
+    def test_by_a_lease_that_is_given_back_late(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A store that is away when a load ends gets its lease back as soon as it answers, not after `lock_ttl`."""
+        one, two = make(), make()
+        store = one._runtime.leases
+        assert store is not None
+        give = store.give
+        asked = []
+
+        def away(name: str, token: str) -> Any:
+            asked.append(name)
+            raise LogUnavailable("away")
+            yield
+
+        monkeypatch.setattr(store, "give", away)
+        one.get_or_set("k", lambda: "first")
+        eventually(lambda: len(asked) > 1)  # the housekeeper tried as well
+        monkeypatch.setattr(store, "give", give)
+        two.delete("k")
+        assert two.get_or_set("k", lambda: "second") == "second"
+        eventually(lambda: not one._runtime.fills._owed)
+
+    def test_by_nobody_where_the_store_takes_no_more(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A full disk can be read, and shows a lease that nobody can give back or take over: who waits loads."""
+        monkeypatch.setattr(leases, "ASKED", 0.2)
+        one, two, gate, crowd = make(), make(), Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        other = Crowd()
+        other.call(two.get_or_set, "k", lambda: "by itself")
+        eventually(lambda: waiting(two))
+
+        def full(*args: Any) -> Any:
+            raise LogUnavailable("the disk is full")
+            yield
+
+        for manager in (one, two):
+            monkeypatch.setattr(manager._runtime.leases, "give", full)
+            monkeypatch.setattr(manager._runtime.leases, "take", full)
+        assert other.join() == ["by itself"]
+        gate.open("late")
+        assert crowd.join() == ["late"]
 
     def test_by_nobody_where_the_fill_came_before_the_lease(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Between a leader's look and its lease another process may load and give the lease back: it looks again."""

@@ -65,6 +65,36 @@ def test_a_silent_redis_holds_no_read_up(proxied: tuple[CacheManager, TcpProxy])
     assert cache.get("k") == "v"
 
 
+def test_a_load_that_ends_in_an_outage_holds_nobody_up(proxied: tuple[CacheManager, TcpProxy]) -> None:
+    """Its lease cannot be given back then; it is when Redis answers again, not after `lock_ttl`."""
+    one, proxy = proxied
+    with manager_of(proxy.url) as two:
+        two.coherence.start(10)
+
+        def load() -> str:
+            proxy.blackhole()
+            return "loaded"
+
+        assert one.get_or_set("k", load) == "loaded"
+        proxy.pass_through()
+        began = time.monotonic()
+        two.coherence.start(20)
+        assert two.get_or_set("k", lambda: "another") == "another"
+        assert time.monotonic() - began < 20.0
+
+
+def test_no_lease_comes_back_with_an_older_snapshot(own_redis: RedisServer) -> None:
+    """A snapshot taken during a load holds its lease, which nobody gives back in the server's next life."""
+    with manager_of(own_redis.url) as cache:
+        assert cache.get_or_set("k", lambda: own_redis.client().save() and "first") == "first"
+        own_redis.kill()
+        own_redis.start()
+        cache.coherence.start(20)
+        began = time.monotonic()
+        assert cache.get_or_set("k", lambda: "second") == "second"
+        assert time.monotonic() - began < 20.0
+
+
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
 def test_killing_redis_breaks_nothing(own_redis: RedisServer, kind: str) -> None:
     """Redis killed and restarted during 10,000 reads and writes: no exception, and hits come back."""
@@ -118,6 +148,56 @@ def test_killing_redis_breaks_nothing(own_redis: RedisServer, kind: str) -> None
     assert other.get("after") == 1
     other.close()
     cache.close()
+
+
+def test_a_redis_that_refuses_is_told_of_once(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A full Redis refuses each write; one line says so, reads go on, and all comes back with room."""
+    with manager_of(own_redis.url) as cache, caplog.at_level("WARNING", "tiercast.tiers"):
+        cache.coherence.start(20)
+        own_redis.execute("CONFIG", "SET", "maxmemory", "1")
+        for n in range(50):
+            assert cache.get_or_set(f"k{n}", lambda: "loaded") == "loaded"
+        told = [record.getMessage() for record in caplog.records if record.name == "tiercast.tiers"]
+        assert len(told) == 1
+        assert "OOM" in told[0]
+        own_redis.execute("CONFIG", "SET", "maxmemory", "0")
+        cache.coherence.start(20)
+        wait_until(lambda: cache.set("k", "v").delivered, 20, "sets to arrive")
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_no_file_descriptor_is_left(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Not even for making a connection, for which redis-py opens a file: reads load, and come back to Redis."""
+    no_file = OSError(24, "Too many open files")
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise no_file
+
+    def read(cache: CacheManager, key: str) -> object:
+        if kind == "threads":
+            return cache.get_or_set(key, lambda: "loaded")
+        return asyncio.run(cache.get_or_set_async(key, lambda: "loaded"))
+
+    with manager_of(own_redis.url) as cache:
+        with monkeypatch.context() as patched:
+            patched.setattr("redis.connection.Connection.__init__", refuse)
+            assert [read(cache, f"k{n}") for n in range(5)] == ["loaded"] * 5
+        wait_until(lambda: cache.set("k", "v").delivered, 20, "sets to arrive")
+
+
+def test_threads_that_cannot_be_had_at_first(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads work without the background threads, which are started as soon as they can be."""
+    with manager_of(own_redis.url) as cache:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", lambda self: _raise(RuntimeError("can't start new thread")))
+            assert cache.get_or_set("k", lambda: "loaded") == "loaded"
+            assert not cache._runtime.listener.alive()
+        wait_until(lambda: cache.get("absent", True) and cache.coherence.status().listening, 20, "the listener")
+        assert cache.monitor.check_health()["overall"]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_constructing_needs_no_redis() -> None:

@@ -55,6 +55,17 @@ def test_a_digest_is_small(tmp_path: Path, redis_url: str) -> None:
         assert len(digest_of(cache._runtime)) < LARGEST
 
 
+def test_who_asks_may_have_other_settings() -> None:
+    """A process is heard of as its own lease says, whatever `max_staleness` whoever asks has."""
+    members = [
+        Member("host:1:a", "e", 5, -3.5, '{"a":0.1,"l":4.0}'),
+        Member("host:2:b", "e", 5, -59.0, '{"a":0.1,"l":60}'),
+    ]
+    found = processes_of(members, "e", 7, 10.0)
+    assert [round(each.heard, 1) for each in found] == [0.5, 1.0]
+    assert [round(each.proven_age or 0, 1) for each in found] == [0.6, 1.1]
+
+
 def test_what_cannot_be_read_is_left_out() -> None:
     """A digest of another version, or none, leaves figures out and hides no process."""
     members = [

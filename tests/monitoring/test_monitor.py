@@ -276,6 +276,17 @@ class TestHealth:
             own_redis.start()
             wait_until(lambda: cache.monitor.check_health()["overall"], what="recovery")
 
+    def test_a_directory_that_may_not_be_looked_into(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is unhealthy with its reason; the check itself goes on."""
+
+        def denied(path: Path) -> bool:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "exists", denied)
+        health = disk_space([str(tmp_path)], lambda path: None)
+        assert not health
+        assert "Permission denied" in health.reason
+
     def test_a_full_disk(self, tmp_path: Path) -> None:
         """Too little room is unhealthy before writes begin to fail."""
 

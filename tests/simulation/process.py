@@ -52,6 +52,7 @@ class OutboxHandle:
     def __init__(self, process: Process, shared: MemoryOutbox) -> None:
         self.process = process
         self.shared = shared
+        self.trouble = ""
         self.claimed: dict[int, Draft] = {}
         """Every draft that was ever claimed, by its identity."""
 

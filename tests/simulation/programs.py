@@ -205,6 +205,8 @@ def housekeeper(process: Process) -> Program:
             if runtime.coherence.started:
                 yield from runtime.coherence.follow_stores()
                 yield from runtime.flush()
+                if runtime.coherence.proven():
+                    yield from runtime.fills.repay()
                 if runtime.remote is not None:
                     yield from runtime.coherence.carry(runtime._carry)
         except LogUnavailable:

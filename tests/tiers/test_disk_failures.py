@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -291,6 +292,30 @@ def test_a_directory_that_is_removed_is_made_anew(tmp_path, tier, clock):
     drive(tier.drop(EPOCH, 10))  # this thread's connection was on the removed one
     assert put(tier) is Put.STORED
     assert list(elsewhere(read, tier).found) == list(read(tier).found) == [KEY]
+
+
+def test_a_directory_that_another_process_makes_anew_during_a_transaction(tmp_path, tier, clock):
+    """One thread still writes to the file that is gone while another writes to the new one: neither raises."""
+    store, begun, go_on = tier.store, threading.Event(), threading.Event()
+
+    def slowly(execute):
+        begun.set()
+        assert go_on.wait(20)
+        return execute("UPDATE TiercastPosition SET position = position").rowcount
+
+    def quickly(execute):
+        go_on.set()
+        assert slow.result(20) == 1
+        return execute("UPDATE TiercastPosition SET position = position").rowcount
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        slow = one.submit(store.transaction, slowly)
+        assert begun.wait(20)
+        shutil.rmtree(tmp_path / "cache")
+        other = disk_store.DiskStore(store.directory, store.size_limit, clock)
+        assert other.open()
+        assert two.submit(store.transaction, quickly).result(20) == 1
+        other.close()
 
 
 def test_it_is_asked_less_and_less_often(tier, clock, monkeypatch):

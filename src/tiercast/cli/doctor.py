@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..coherence.log import LogUnavailable
 from ..coherence.redis_scripts import LogKeys
+from ..connections import Script
 from ..errors import ConfigError, TiercastError
 from ..observing.checks import LEAST_FREE, directories_of
 from ..observing.fleet import fleet_of, library_version
@@ -32,6 +33,8 @@ SKEW = 1.0
 """Seconds that this host's clock may differ from Redis's: deadlines are told by wall clocks."""
 SHORT = 512 * 1024 * 1024
 """Bytes free below which the doctor warns, before the cache itself complains."""
+PROBE = Script("return redis.call('SET', KEYS[1], '1', 'PX', 1)")
+"""Says whether scripts may be sent, and called by their digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,7 @@ def _permissions(connections: RedisConnections, fleet: str) -> Generator[Finding
             ("XADD", f"{log}:x", "*", "a", "1"), ("PEXPIRE", f"{log}:x", 1),
             ("ZADD", f"{log}:z", "1", "a"), ("PEXPIRE", f"{log}:z", 1),
         ]),
-        ("scripts", "+eval +evalsha", [("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 1)", 1, value)]),
+        ("scripts", "+eval +evalsha", [("EVAL", PROBE.text, 1, value), ("EVALSHA", PROBE.digest, 1, value)]),
         ("the bus", "+publish", [("PUBLISH", f"{LogKeys.of(fleet).bus}:doctor", "")]),
         ("walking (purge)", "+scan", [("SCAN", 0, "COUNT", 1)]),
         ("telling lives of the server apart", "+info", [("INFO", "server")]),

@@ -93,8 +93,8 @@ class DiskOutbox:
         self._inode = 0
         self._spill = MemoryOutbox(most=most, most_bytes=most_bytes, now=now)
         """What the disk would not take."""
-        self._told: set[str] = set()
-        """What cannot be done at present, and was logged."""
+        self._told: dict[str, str] = {}
+        """What cannot be done at present, and was logged, with the reason."""
         self._lock = threading.RLock()
         register(self)
 
@@ -121,7 +121,7 @@ class DiskOutbox:
     def waiting(self) -> bool:
         if self._spill.waiting():
             return True
-        if self._database is None and not self.path.exists():
+        if not self._may_exist():
             return False
         try:
             return bool(self._tried("read", _any, immediate=False))
@@ -129,7 +129,7 @@ class DiskOutbox:
             return True  # not knowing counts as waiting: nothing is proven until it is known
 
     def claim(self) -> list[Queued]:
-        if self._database is None and not self.path.exists():
+        if not self._may_exist():
             return self._spill.claim()
         token = secrets.token_hex(8)
 
@@ -157,6 +157,10 @@ class DiskOutbox:
     def release(self, batch: Sequence[Queued]) -> None:
         self._spill.release(batch) if self._spilled(batch) else self._finish(batch, remove=False)
 
+    @property
+    def trouble(self) -> str:
+        return "; ".join(f"the outbox cannot be {what}: {reason}" for what, reason in list(self._told.items()))
+
     def close(self) -> None:
         with self._lock:
             if self._database is not None:
@@ -179,6 +183,13 @@ class DiskOutbox:
         else:
             self._lock.release()
 
+    def _may_exist(self) -> bool:
+        """Whether this process or a sibling has made the file; also where that cannot be seen."""
+        try:
+            return self._database is not None or self.path.exists()
+        except OSError:  # the directory's permissions were changed
+            return True
+
     def _spilled(self, batch: Sequence[Queued]) -> bool:
         return bool(batch) and batch[0].token.startswith(SPILLED)
 
@@ -198,11 +209,11 @@ class DiskOutbox:
             done = self._transaction(work, immediate=immediate)
         except (sqlite3.Error, OSError) as exc:
             if what not in self._told:
-                self._told.add(what)
+                self._told[what] = str(exc)
                 extra = {"path": str(self.path)}
                 logger.error("the outbox cannot be %s: %s", what, exc, extra=extra)  # noqa: TRY400  the reason says it all
             raise
-        self._told.discard(what)
+        self._told.pop(what, None)
         return done
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T], *, immediate: bool = True) -> T:

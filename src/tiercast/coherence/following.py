@@ -205,6 +205,8 @@ class Following:
             if clear and self._unmark(sequence, pulse.tail.head):
                 ledger.proven_until = max(ledger.proven_until, asked + self.span)
                 self.failure = ""
+            elif not clear:
+                self.failure = self.outbox.trouble or "invalidations still wait in the outbox"
 
     def _unmark(self, sequence: int, head: Head) -> bool:
         """Forget the marks of what waited, and say whether this process has come as far as the log had; lock held.

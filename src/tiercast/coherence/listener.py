@@ -45,6 +45,8 @@ class Listener:
         self.connected = False
         self.failure = ""
         """Why the bus is not heard; "" where it is."""
+        self._failing = False
+        """Whether no thread could be had, and that was said."""
         self._channel: Channel | None = None
 
     def alive(self) -> bool:
@@ -57,15 +59,17 @@ class Listener:
             return True
         with self._lock:
             if self.alive() or self._stop.is_set():
-                return self.alive()
+                return True
             thread = threading.Thread(target=self._run, name="tiercast-listener", daemon=True)
             try:
                 thread.start()
             except RuntimeError as exc:
                 self._coherence.failure = f"the listener thread cannot start: {exc}"
-                logger.warning("%s", self._coherence.failure)
+                if not self._failing:
+                    logger.warning("%s; it is tried again", self._coherence.failure)
+                self._failing = True
                 return False
-            self._thread, self._pid = thread, os.getpid()
+            self._thread, self._pid, self._failing = thread, os.getpid(), False
         return True
 
     def stop(self, timeout: float = 2.0) -> None:
@@ -154,22 +158,27 @@ class Housekeeper:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._pid = 0
+        self._failing = False
+        """Whether no thread could be had, and that was said."""
         self.failures = Counter()
 
-    def start(self) -> None:
-        """Start the thread where it does not run in this process."""
+    def start(self) -> bool:
+        """Start the thread where it does not run in this process; False where no thread can be had."""
         if self._pid == os.getpid() and self._thread is not None and self._thread.is_alive():
-            return
+            return True
         with self._lock:
             if self._stopped or (self._pid == os.getpid() and self._thread is not None):
-                return
+                return True
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as exc:  # without it nothing is wrong, only later
-                logger.warning("no housekeeping thread: %s", exc)
-                return
-            self._thread, self._pid = thread, os.getpid()
+                if not self._failing:
+                    logger.warning("no housekeeping thread: %s", exc)
+                self._failing = True
+                return False
+            self._thread, self._pid, self._failing = thread, os.getpid(), False
+        return True
 
     def wake(self) -> None:
         """Have the job run soon."""
@@ -191,6 +200,7 @@ class Housekeeper:
         self._thread = None
 
     def _run(self) -> None:
+        failing = False
         while not self._stopped:
             if self._wake.wait(self._interval) and not self._stopped:
                 time.sleep(GATHERING)
@@ -199,9 +209,12 @@ class Housekeeper:
                 return
             try:
                 self._job()
+                failing = False
             except LogUnavailable:  # so it was for the listener, which says so
                 self.failures.add()
             except Exception as exc:
                 self.failures.add()
-                logger.warning("housekeeping failed: %s", exc, exc_info=exc)
+                if not failing:
+                    logger.warning("housekeeping failed: %s", exc, exc_info=exc)
+                failing = True
             time.sleep(REST)

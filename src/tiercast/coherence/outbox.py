@@ -67,6 +67,11 @@ class Outbox(Protocol):
         """Give a claimed batch back: the log has not answered."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be read or written at present; "" where it can."""
+        ...
+
     def close(self) -> None:
         """Give back handles; what waits goes on waiting (in memory: as long as this process lives)."""
         ...
@@ -101,6 +106,8 @@ def decoded_draft(data: object) -> Draft:
 
 class MemoryOutbox:
     """An outbox that dies with its process."""
+
+    trouble = ""
 
     def __init__(
         self, *, most: int = MOST_ROWS, most_bytes: int = MOST_BYTES, now: Callable[[], float] = boot_time

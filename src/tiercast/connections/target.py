@@ -98,15 +98,17 @@ class Target:
         kwargs = dict(self.kwargs)
         if self.hosts:
             kwargs["host"], kwargs["port"] = self.hosts[0]
-        # Version 2 of the protocol: one round trip less, and the same shapes of reply from every server.
-        connection = self.connection_class(
-            **kwargs,
-            protocol=2,
-            retry=_no_retry(),
-            socket_connect_timeout=connect_timeout,
-            socket_timeout=timeout,
-        )
+        connection = None
         try:
+            # Version 2 of the protocol: one round trip less, and the same shapes of reply from every server.
+            # Making it opens a file (redis-py looks its own version up), which fails where the process has too many.
+            connection = self.connection_class(
+                **kwargs,
+                protocol=2,
+                retry=_no_retry(),
+                socket_connect_timeout=connect_timeout,
+                socket_timeout=timeout,
+            )
             connection.connect()
             taken = connection._sock
             if taken is None:
@@ -116,8 +118,9 @@ class Target:
         except (RedisError, OSError, ValueError) as error:
             raise Unavailable(f"{self.name}: {error}") from error
         finally:
-            with contextlib.suppress(Exception):
-                connection.disconnect()
+            if connection is not None:
+                with contextlib.suppress(Exception):
+                    connection.disconnect()
         return taken  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,9 @@ Implementation notes.
     (the disk log), or it is not heard, they look by themselves, first after 2 ms, then at
     growing intervals of up to 25 ms; a look is a read. Messages may be lost and holders may
     die, so a look comes every half second in any case.
+    What cannot be given back when its load ends, as the store is away or the task was thrown away, is owed, and
+    given back by the housekeeper: a lease that outlived an outage would hold up every reader of its key.
+    Its name begins with the log's epoch, so none comes back with an older snapshot of the store.
     In each process only the flight's leader waits here. Exactly one of all who wait takes an
     expired lease over; the others go on waiting for that one.
 """
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
 
 FIRST_LOOK, LAST_LOOK = 0.002, 0.025
 """Seconds between two looks where nothing wakes."""
+ASKED = 1.0
+"""Seconds for which looking is enough; then the lease is asked for again: where that fails, nobody can give it back."""
 HEARD_LOOK = 0.5
 """Seconds between two looks where the bus wakes."""
 PATIENCE = 1.0
 """Seconds that a wait lasts which might close a cycle through several processes."""
+OWED = 10_000
+"""Leases that a process remembers to give back; one too many ends by itself."""
 
 
 class LeaseStore(Protocol):
@@ -47,12 +54,12 @@ class LeaseStore(Protocol):
         ...
 
     def give(self, name: str, token: str) -> Plan[object]:
-        """Give a lease back; answers something true where it may be awaited."""
+        """Give a lease back; answers something true where it may be awaited, None where there was no answer."""
         ...
 
 
 class Fills:
-    """Who waits in this process for the fills of others. Thread-safe and loop-safe.
+    """Who waits in this process for the fills of others, and which leases it owes them. Thread-safe and loop-safe.
 
     Args:
         announce: tells the fleet that a lease was given back; None where there is no bus.
@@ -67,9 +74,10 @@ class Fills:
         self.reset()
 
     def reset(self) -> None:
-        """Forget who waits: in a forked child nobody does."""
+        """Forget who waits and what is owed: in a forked child nobody waits, and the leases are its parent's."""
         self._lock = threading.RLock()
         self._waiting: dict[str, list[Signal]] = {}
+        self._owed: dict[str, tuple[LeaseStore, str, float]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -94,6 +102,30 @@ class Fills:
             signals = self._waiting.pop(name, [])
         for signal in signals:
             signal.fire()
+
+    def owe(self, store: LeaseStore, name: str, token: str, ttl: float) -> None:
+        """Note a lease that could not be given back."""
+        with self._lock:
+            if len(self._owed) < OWED:
+                self._owed[token] = store, name, time.monotonic() + ttl
+
+    def repay(self) -> Plan[None]:
+        """Give back what is owed, until the store fails to answer; for the housekeeper.
+
+        Raises:
+            LogUnavailable: the store is away.
+        """
+        with self._lock:
+            owed = list(self._owed.items())
+        for token, (store, name, until) in owed:
+            if time.monotonic() < until:
+                awaited = yield from store.give(name, token)
+                if awaited is None:
+                    return
+                if awaited and self.announce is not None:
+                    yield from self.announce(name)
+            with self._lock:
+                self._owed.pop(token, None)
 
 
 class Lease:
@@ -125,18 +157,20 @@ class Lease:
             anew: what is there does not count; load once the lease is free.
         """
         look = FIRST_LOOK
-        asked = False
+        asked = float("-inf")
         until: float | None = None
         while True:
             signal = self._flight.wait_on()
             self._fills.expect(self._name, signal)  # before asking: the holder may give it back right after
             try:
-                if not (asked and (yield from self._held_by_another())) and (yield from self._take()):
+                looks = time.monotonic() < asked + ASKED and (yield from self._held_by_another())
+                if not looks and (yield from self._take()):
                     self._flight.lease = self._name
                     # A fill may have come between the caller's look and the lease.
                     found = None if anew else (yield from find())
                     return found if found is not None and found.entry is not None else None
-                asked = True
+                if not looks:
+                    asked = time.monotonic()
                 if self._flight.bar > self._name:
                     until = time.monotonic() + PATIENCE if until is None else until
                     if time.monotonic() >= until:
@@ -165,25 +199,32 @@ class Lease:
         return self._claimed
 
     def lapse(self) -> None:
-        """Leave the lease to end by itself, where nothing can be asked for any more."""
-        self._claimed, self._flight.lease = False, ""
+        """Leave the lease to the housekeeper, where nothing can be asked for any more."""
+        if self._claimed:
+            self._claimed, self._flight.lease = False, ""
+            self._fills.owe(self._store, self._name, self._token, self._ttl)
 
     def release(self) -> Plan[None]:
         """Give the lease back, if it is or may be held, and tell those who wait."""
         if not self._claimed:
             return
-        self.lapse()
+        self._flight.lease = ""
+        awaited = None
         try:
             awaited = yield from self._give()
-        except LogUnavailable:
-            return
+        finally:
+            if awaited is None:
+                self.lapse()
+            self._claimed = False
         if awaited and self._fills.announce is not None:
             yield from self._fills.announce(self._name)
 
     def _give(self) -> Plan[object]:
         try:
             return (yield from self._store.give(self._name, self._token))
-        except (LogUnavailable, GeneratorExit):
+        except LogUnavailable:
+            return None
+        except GeneratorExit:
             raise
         except BaseException:  # cancelled, maybe before it was sent
             yield from self._store.give(self._name, self._token)

@@ -338,7 +338,7 @@ def produce(errand: Errand, flight: Flight) -> Plan[Found]:
         if filled is not None:
             return filled
         return (yield from _load(errand, flight))
-    except GeneratorExit:  # thrown away where it stood: nothing can be asked for any more, and the lease ends by itself
+    except GeneratorExit:  # thrown away where it stood: nothing can be asked for any more here
         lease.lapse()
         raise
     finally:

@@ -37,8 +37,10 @@ def check(runtime: Runtime, statvfs: Callable[[str], Any] | None = None) -> Plan
     parts["bus"] = yield from _bus(runtime)
     failure = runtime.coherence.failure
     parts["proof"] = Health(proven, "" if proven else f"memory cannot be proven: {failure or 'the log has moved on'}")
-    waiting = runtime.coherence.outbox.waiting()
-    parts["outbox"] = Health(not waiting, "invalidations wait for the log to come back" if waiting else "")
+    outbox = runtime.coherence.outbox
+    waiting = outbox.waiting()
+    reason = outbox.trouble or "invalidations wait for the log to come back"
+    parts["outbox"] = Health(not waiting, reason if waiting else "")
     directories = directories_of(runtime)
     if directories:
         parts["disk_space"] = disk_space(directories, statvfs or os.statvfs)
@@ -99,9 +101,9 @@ def disk_space(directories: list[str], statvfs: Callable[[str], Any]) -> Health:
     """Say whether every directory's file system has room."""
     for directory in directories:
         path = Path(directory)
-        while not path.exists() and path != path.parent:
-            path = path.parent
         try:
+            while not path.exists() and path != path.parent:
+                path = path.parent
             found = statvfs(str(path))
         except OSError as exc:
             return Health(False, f"{directory}: {exc}")

@@ -73,7 +73,7 @@ class Exporter:
         return None if self._server is None else int(self._server.server_port)
 
     def start(self) -> None:
-        """Serve, where that is asked for and not done yet."""
+        """Serve, where that is asked for and not done yet; what cannot be done is logged once."""
         if not self._serves or self._server is not None:
             return
         from ..monitoring.prometheus import serve
@@ -85,15 +85,15 @@ class Exporter:
                 break
             try:
                 self._server = serve(self.collector, port, settings.export_host)
-            except OSError as exc:
-                reason = exc
+            except (OSError, RuntimeError) as exc:  # the port is taken; no thread can be had
+                reason: Exception = exc
                 continue
             level = logging.INFO if port == settings.export_port or not settings.export_port else logging.WARNING
             logger.log(level, "metrics are served on port %d", self.port, extra={"port": self.port})
             return
         if shared_directory() is None and not self._warned:  # with it, another process serves for all
             self._warned = True
-            logger.warning("metrics are not served: no port from %d on is free: %s", settings.export_port, reason)
+            logger.warning("metrics are not served on any port from %d on: %s", settings.export_port, reason)
 
     def publish(self) -> None:
         """Write down, where several processes are seen as one, what this one has to say; and take over a free port."""

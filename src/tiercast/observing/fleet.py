@@ -85,6 +85,7 @@ def digest_of(runtime: Runtime) -> str:
         "e": int(sum(counts.starting("errors.").values())),
         "a": None if age is None else round(age, 2),
         "w": int(runtime.coherence.outbox.waiting()),
+        "l": 2 * runtime.config.coherence.max_staleness,
     }
     return orjson.dumps(said).decode()
 
@@ -122,7 +123,7 @@ def processes_of(members: Sequence[Member], epoch: str, head: int | None, lease:
         members: as the log lists them.
         epoch: the log's.
         head: the log's newest position; None where it cannot be reached.
-        lease: seconds that a heartbeat is good for.
+        lease: seconds that a heartbeat is good for, of those that do not say so.
         me: the name of the process that asks.
     """
     found = []
@@ -131,7 +132,7 @@ def processes_of(members: Sequence[Member], epoch: str, head: int | None, lease:
         if not pid.isdecimal():
             continue  # it stands for whoever ran before this epoch
         said = read_digest(member.digest)
-        heard = max(0.0, lease + member.lapsed)
+        heard = max(0.0, said.get("l", lease) + member.lapsed)
         age = said.get("a")
         rates = dict(zip(("overall", "local", "disk", "remote"), said.get("r", ()), strict=False))
         hits, misses = said.get("h", (0, 0))
@@ -167,7 +168,16 @@ def read_digest(text: str) -> dict[str, Any]:
         return {}
     if type(said) is not dict:
         return {}
-    kinds: dict[str, Any] = {"n": int, "e": int, "w": int, "r": list, "h": list, "v": str, "a": int | float | None}
+    kinds: dict[str, Any] = {
+        "n": int,
+        "e": int,
+        "w": int,
+        "r": list,
+        "h": list,
+        "v": str,
+        "a": int | float | None,
+        "l": int | float,
+    }
     said = {name: value for name, value in said.items() if name in kinds and isinstance(value, kinds[name])}
     if len(said.get("h", (0, 0))) != 2 or not all(
         isinstance(each, int | float) for each in (*said.get("h", ()), *said.get("r", ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,27 @@ class BytesCache(diskcache.Cache):  # type: ignore[misc]  # untyped
 
     def __init__(self, database: Database, directory: str, **settings: Any) -> None:
         self._database = database
+        self._mine = threading.local()
         super().__init__(directory, timeout=TIMEOUT, disk=BytesDisk, **settings)
 
     @property
     def _con(self) -> sqlite3.Connection:
-        # The one override: diskcache reaches its connections by this property and nothing else. Its
+        # diskcache reaches its connections by this property and nothing else. Its
         # own are closed neither before a fork nor by another thread.
         return self._database.open(self._database.seat())
+
+    @property
+    def _txn_id(self) -> int | None:
+        """Which thread is in a transaction, as diskcache notes it: this one, or none.
+
+        It keeps one for all threads, since a file has one writer. Where the directory was replaced, one thread may
+        still write to the old file while another writes to the new one, and an assertion would end the former's read.
+        """
+        return getattr(self._mine, "transaction", None)
+
+    @_txn_id.setter
+    def _txn_id(self, thread: int | None) -> None:
+        self._mine.transaction = thread
 
     def close(self) -> None:
         """Do nothing: connections belong to the database."""

@@ -39,6 +39,8 @@ LARGE: Final = 512 * 1024
 """Bytes whose checksum is not computed on an event loop: about a fifth of a millisecond."""
 LONGEST_LEASE: Final = 1e9
 """Seconds: Redis takes no expiry that does not fit its clock."""
+TOLD_AGAIN: Final = 60.0
+"""Seconds between two warnings of one kind of refusal: a full Redis refuses thousands of times a second."""
 FAILED_SCAN: Final = -1
 """The cursor that says that a scan could not go on; it is no end: begin again later."""
 
@@ -77,6 +79,8 @@ class RedisTier:
         self._clock = clock or SystemClock()
         self._max_load_ms = round(max_load_time * 1000)
         self._lives = None if first_seen is None else ServerLives(first_seen)
+        self._told: dict[str, float] = {}
+        """By the code of an error, from when on it is worth another line in the log."""
         self.failures = Counter()
         """Operations that Redis did not answer or refused."""
         self.corrupt = Counter()
@@ -161,7 +165,12 @@ class RedisTier:
 
     def _refused(self, error: object) -> None:
         self.failures.add()
-        logger.warning("Redis refuses what the cache asks of it: %s", error, extra={"server": self.connections.name})
+        code, now = str(error).partition(" ")[0], self._clock.monotonic()
+        if now >= self._told.get(code, now):
+            self._told[code] = now + TOLD_AGAIN
+            logger.warning(
+                "Redis refuses what the cache asks of it: %s", error, extra={"server": self.connections.name}
+            )
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -309,10 +318,10 @@ class RedisTier:
         )
         return bool(reply == 1)
 
-    def give(self, name: str, token: str) -> Plan[bool]:
-        """Give a lease back and say whether it is awaited; what another token has is left alone."""
+    def give(self, name: str, token: str) -> Plan[bool | None]:
+        """Give a lease back and say whether it is awaited (None: no answer); what another token has is left alone."""
         reply = yield from self._call(scripts.GIVE_LEASE.call((self._lease_key(name),), token), retry=True)
-        return bool(reply == 2)
+        return None if reply is None else bool(reply == 2)
 
     def holder(self, name: str) -> Plan[str | None]:
         """Answer the token that has a lease."""
@@ -327,7 +336,7 @@ class RedisTier:
         """`keep` the lease of an entry's load."""
         return self.keep(keys.storage_key(*address), token, ttl)
 
-    def release(self, address: Address, token: str) -> Plan[bool]:
+    def release(self, address: Address, token: str) -> Plan[bool | None]:
         """`give` back the lease of an entry's load."""
         return self.give(keys.storage_key(*address), token)
 
