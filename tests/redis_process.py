@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -240,6 +241,8 @@ class RedisServer:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if exc is not None:
+            print(f"server {self.port} said last:\n{self.log[-4000:]}", file=sys.stderr)
         self.close()
 
     # How it does it

@@ -279,6 +279,6 @@ def remaining(region: Region, entry: Entry | None) -> float | None:
     """Return how long an entry stays fresh; one that lives until it is invalidated has no end that a user set."""
     if entry is None:
         return None
-    if entry.ttl == math.inf and entry.expires >= entry.begun + region.settings.max_lifetime:
+    if entry.ttl == math.inf and (region.below or region.cap is None):
         return math.inf
     return max(0.0, entry.expires - region.clock.monotonic())

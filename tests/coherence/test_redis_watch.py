@@ -485,7 +485,7 @@ def test_a_master_that_was_replaced_meanwhile_is_noticed_on_the_same_connection(
     with RedisServer() as other:
         other.execute("REPLICAOF", *own_redis.address)
         writer, reader = Writer(opened(own_redis.url), run), opened(own_redis.url)
-        writer.warm()
+        assert writer.warm()[1] == 3
         wait_until(lambda: other.execute("HGET", "tiercast:{shop}:log", "position") == "3", what="the copy")
         other.execute("REPLICAOF", "NO", "ONE")
         writer.append(key("lost"))

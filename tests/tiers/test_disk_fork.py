@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sqlite3
@@ -50,6 +51,7 @@ def forked(work, patience=20.0):
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+: threads are running; that is the point
         child = os.fork()
     if not child:
+        faulthandler.register(signal.SIGUSR1)
         try:
             work()
         except BaseException:
@@ -62,6 +64,8 @@ def forked(work, patience=20.0):
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
+    os.kill(child, signal.SIGUSR1)  # it prints where it hangs
+    time.sleep(0.2)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "hangs"
@@ -177,7 +181,7 @@ def test_locks_that_other_threads_hold_are_not_inherited(tier):
         assert put(tier, 2) is Put.STORED
 
     with tier.store._opening, tier.store._breaker._lock:
-        assert forked(work, 5) == 0
+        assert forked(work) == 0
 
 
 def test_a_fork_that_cannot_wait_leaves_the_child_without_the_disk(tier, monkeypatch, caplog):
