@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .records import MAX_MESSAGE, Malformed, Record, decode_message
+from .records import MAX_MESSAGE, Malformed, Record, decode_message, written_once
 
 
-@dataclass(frozen=True, slots=True)
+@written_once
 class Apply:
     """The records are exactly the next ones, in order."""
 

@@ -127,7 +127,8 @@ def check_draft(draft: Draft) -> None:
         raise _RefusedError(f"a record of kind {kind.value} with {len(draft.targets)} targets")
     if kind is Kind.KEY:
         for target in draft.targets:
-            decode_target(target)
+            if "%" in target or not -1 < target.find("|") < len(target) - 1:
+                decode_target(target)  # which refuses it where it is none
     elif kind is Kind.PATTERN:
         for target in draft.targets:
             decode_pattern_target(target)

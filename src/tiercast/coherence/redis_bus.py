@@ -106,9 +106,9 @@ class RedisBus:
         if message is None:
             return []
         self._heard_at = time.monotonic()
-        if not message.data.startswith(CANARY):
-            return [message.data]
-        if self._nonce and self._nonce in message.data:
+        if not message.startswith(CANARY):
+            return [message]
+        if self._nonce and self._nonce in message:
             self._nonce = b""
         return []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .base import Command, Script, Unavailable, error_code
 from .breaker import Breaker
 from .connections import Commands, RedisConnections
-from .listener import Listener, Message
+from .listener import Listener
 from .resp import Template, encode
 from .server import ServerInfo
 from .session import Session
@@ -18,7 +18,6 @@ __all__ = [
     "Command",
     "Commands",
     "Listener",
-    "Message",
     "RedisConnections",
     "Script",
     "ServerInfo",

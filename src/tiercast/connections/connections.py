@@ -257,29 +257,29 @@ class RedisConnections:
         replies = yield self.commands(*sections, node=node)
         return ServerInfo.read(*replies)
 
-    def listen(self, *channels: str, sharded: bool = False) -> Listener:
+    def listen(self, channel: str, *, sharded: bool = False) -> Listener:
         """Connect and subscribe, on a connection of its own (blocking).
 
         Args:
-            channels: what to hear.
-            sharded: use SSUBSCRIBE at the node of the first channel's slot (a Cluster of Redis 7).
+            channel: what to hear.
+            sharded: use SSUBSCRIBE at the node of the channel's slot (a Cluster of Redis 7).
 
         Raises:
             Unavailable: no connection, or the server refuses the subscription.
         """
         single = self.single
         if isinstance(single, LocalNode):
-            return LocalListener(single.client(), channels)
+            return LocalListener(single.client(), channel)
         if self.cluster is not None:
             drive(self.cluster.refresh(self.read_timeout))
             masters = self.cluster.masters()
-            single = (self.cluster.node_for(channels[0]) if sharded else None) or next(iter(masters), None)
+            single = (self.cluster.node_for(channel) if sharded else None) or next(iter(masters), None)
             if single is None:
                 raise Unavailable("no node of the Cluster answers")
         if single is None:
             raise Unavailable("nowhere to listen")
         timeout = float(self._settings.connect_timeout)
-        listener = SocketListener(single.connect(timeout, timeout), channels, timeout, sharded=sharded)
+        listener = SocketListener(single.connect(timeout, timeout), channel, timeout, sharded=sharded)
         self._listeners.add(listener)
         single.breaker.hint()
         return listener

@@ -95,7 +95,11 @@ class Template:
 
     def fill(self, *arguments: bytes) -> bytes:
         """Return the commands for the wire, with the arguments that were to come, in order."""
-        return self._text % tuple([part for argument in arguments for part in (len(argument), argument)])
+        parts: list[int | bytes] = []
+        for argument in arguments:
+            parts.append(len(argument))
+            parts.append(argument)
+        return self._text % tuple(parts)
 
 
 def _end_run(run: list[str | bytes], out: list[bytes], shape: list[int]) -> None:
