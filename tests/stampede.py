@@ -17,13 +17,16 @@ from typing import Any
 
 import self_audit
 from stacks import config_of
-from tiercast import CacheManager
+from tiercast import CacheManager, CoherenceConfig
 
 
-def main(stack: str, directory: str, url: str | None, lock_ttl: float, threads: int, tasks: int) -> None:
+def main(
+    stack: str, directory: str, url: str | None, lock_ttl: float, max_staleness: float, threads: int, tasks: int
+) -> None:
     self_audit.install()
     place = Path(directory)
-    config = config_of(stack, place / "cache", url, lock_ttl=lock_ttl)
+    coherence = CoherenceConfig(max_staleness=max_staleness, heartbeat=max_staleness / 5)
+    config = config_of(stack, place / "cache", url, lock_ttl=lock_ttl, coherence=coherence)
     cache = CacheManager(config)
     cache.coherence.start(20)
     lock = threading.Lock()

@@ -78,7 +78,6 @@ class Runtime(Removing):
         self.ledger = Ledger(settings.key_ring, settings.stamps)
         self.log = self._log()
         self.leases = self._leases()
-        self.fills = Fills(getattr(self.log, "announce", None), lambda: self.listener.connected)
         self.coherence = Coherence(
             self.log,
             self.ledger,
@@ -91,6 +90,7 @@ class Runtime(Removing):
             burials=self.burials,
         )
         self.listener = Listener(self.coherence)
+        self.fills = Fills(getattr(self.log, "announce", None), lambda: self.listener.connected, self.coherence.fleet)
         interval = config.local.cleanup_interval if config.local is not None else 30.0
         self._sweep_every = interval
         self._swept = time.monotonic()

@@ -17,14 +17,15 @@ import pytest
 
 from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import config_of, patient
-from tiercast import CacheManager
+from tiercast import CacheManager, CoherenceConfig
 from tiercast.coherence.fleet import Fleet
 from tiercast.coherence.log import LogUnavailable
 from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
-from tiercast.plans import Pause
+from tiercast.plans import Pause, drive
 
 Make = Callable[..., CacheManager]
+BRIEF = CoherenceConfig(max_staleness=0.4, heartbeat=0.1)
 
 
 @pytest.fixture(params=["memory+redis", "memory+disk"])
@@ -210,6 +211,40 @@ class TestLosing:
         hung.open("first")
         assert slow.join() == ["first"]
         assert make().get("k") in ("first", "second")
+
+    def test_a_leader_that_lives_keeps_it(self, make: Make) -> None:
+        """However long it loads: whoever waits takes over what only the dead hold."""
+        one, two = (make(coherence=BRIEF) for _ in range(2))
+        gate, crowd = Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        crowd.call(two.get_or_set, "k", gate.load)
+        eventually(lambda: waiting(two))
+        (name,) = two._runtime.fills._waiting
+        token = drive(two._runtime.leases.holder(name))  # type: ignore[union-attr]
+        assert str(token).startswith(one._runtime.coherence.fleet.member)
+        time.sleep(1.5)  # twice as long as a membership that nobody renews
+        gate.open(1)
+        assert crowd.join() == [1, 1]
+        assert gate.calls == 1
+
+    def test_a_leader_that_was_only_silent(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It lapsed, and another loads instead; what it brings at last stands nowhere above that, and it takes no lease away."""
+        one, two, three = (make(coherence=BRIEF) for _ in range(3))
+        silent, gate, slow, others = Gate(), Gate(), Crowd(), Crowd()
+        slow.call(one.get_or_set, "k", silent.load)
+        eventually(lambda: silent.calls)
+        one._runtime.listener.stop()
+        monkeypatch.setattr(one._runtime, "ready", lambda: None)
+        others.call(two.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        silent.open("first")
+        assert slow.join() == ["first"]
+        others.call(three.get_or_set, "k", gate.load, refresh=True)
+        eventually(lambda: waiting(three))
+        gate.open("second")
+        assert others.join() == ["second"] * 2
+        assert gate.most == 1
 
     @pytest.mark.parametrize("during", ["take", "give"])
     async def test_a_leader_that_is_cancelled_while_it_asks(

@@ -24,13 +24,16 @@ STACKS = ["memory+redis", "memory+disk+redis", "memory+disk"]
 class Fleet:
     """The processes of one stampede."""
 
-    def __init__(self, stack: str, directory: Path, url: str | None, lock_ttl: float) -> None:
+    def __init__(
+        self, stack: str, directory: Path, url: str | None, *, lock_ttl: float = 60, max_staleness: float = 5
+    ) -> None:
         self.directory = directory
         told = {
             "stack": stack,
             "directory": str(directory),
             "url": url,
             "lock_ttl": lock_ttl,
+            "max_staleness": max_staleness,
             "threads": THREADS,
             "tasks": TASKS,
         }
@@ -102,7 +105,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 def test_one_load_for_all(stack: str, url: str | None, directory: Path) -> None:
     """4 processes of 8 threads and 200 tasks on one cold key: exactly one load, and all get its value."""
-    fleet = Fleet(stack, directory, url, lock_ttl=60)
+    fleet = Fleet(stack, directory, url)
     try:
         fleet.go()
         eventually(lambda: fleet.loads)
@@ -118,9 +121,12 @@ def test_one_load_for_all(stack: str, url: str | None, directory: Path) -> None:
 
 
 @pytest.mark.fault
-def test_two_where_the_leader_is_killed(stack: str, url: str | None, directory: Path) -> None:
-    """The leader dies by SIGKILL: when its lease ends exactly one of the others loads, and all get that value."""
-    fleet = Fleet(stack, directory, url, lock_ttl=3)
+@pytest.mark.parametrize(("lock_ttl", "max_staleness"), [(3, 20), (600, 1)], ids=["lease", "membership"])
+def test_two_where_the_leader_is_killed(
+    stack: str, url: str | None, directory: Path, lock_ttl: float, max_staleness: float
+) -> None:
+    """The leader dies by SIGKILL: when its lease ends, or it counts as dead, exactly one other loads for all."""
+    fleet = Fleet(stack, directory, url, lock_ttl=lock_ttl, max_staleness=max_staleness)
     try:
         fleet.go()
         eventually(lambda: fleet.loads)

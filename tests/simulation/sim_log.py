@@ -82,11 +82,14 @@ class SimLog:
     def give(self, name: str, token: str) -> Plan[None]:
         return self._lease("give", lambda: self._leases.give(name, token), name)
 
-    def _lease(self, name: str, effect: Any, about: object) -> Plan[Any]:
+    def holder(self, name: str) -> Plan[str | None]:
+        return self._lease("holder", lambda: self._leases.holder(name), name, None)
+
+    def _lease(self, name: str, effect: Any, about: object, failed: Any = True) -> Plan[Any]:
         try:
             return (yield Step("log", name, effect, about))
         except Unreachable:
-            return True
+            return failed
 
     def close(self) -> Plan[None]:
         return

@@ -131,6 +131,9 @@ class SimRemote:
     def give(self, name: str, token: str) -> Plan[None]:
         return self._ask("give", lambda: self.server.give(name, token), name, None, retry=True)
 
+    def holder(self, name: str) -> Plan[str | None]:
+        return self._ask("holder", lambda: self.server.holder(name), name, None, retry=True)
+
     def close(self) -> Plan[None]:
         return
         yield  # a plan

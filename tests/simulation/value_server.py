@@ -127,6 +127,11 @@ class ValueServer:
         del self.leases[name]
         return True
 
+    def holder(self, name: str) -> str | None:
+        """GET."""
+        token, ends = self.leases.get(name, ("", 0.0))
+        return token if ends > self.time.now else None
+
     # -- what happens to servers ------------------------------------------------------------------
 
     def copied(self) -> dict[str, Any]:

@@ -259,11 +259,12 @@ class DiskLog:
             wanted = False  # a thread that has yet to do it may come after the one that gives the lease back
             raise
 
-    def held(self, name: str) -> Plan[bool]:
-        """Whether somebody holds a lease; a look, done in place. False where that cannot be seen."""
-        statement = "SELECT 1 FROM leases WHERE name = ? AND ? BETWEEN began AND ends"
+    def holder(self, name: str) -> Plan[str | None]:
+        """Answer the token that has a lease; a look, done in place. None where that cannot be seen."""
+        statement = "SELECT token FROM leases WHERE name = ? AND ? BETWEEN began AND ends"
         row = (_raw(name), self._now())
-        return self.files.peek(lambda database: database.execute(statement, row).fetchone()) is not None
+        found = self.files.peek(lambda database: database.execute(statement, row).fetchone())
+        return None if found is None else str(found[0])
         yield  # a plan
 
     def give(self, name: str, token: str) -> Plan[bool]:

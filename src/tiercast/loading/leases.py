@@ -2,12 +2,14 @@
 
 Implementation notes.
     The lease lies where the fleet meets (Redis, or the disk log's database) and ends by
-    itself after `lock_ttl`, so a leader that dies or hangs loses it. Who does not get it has,
+    itself after `lock_ttl`, so a leader that hangs loses it. Who does not get it has,
     by asking, marked it as awaited; a holder that gives back an awaited lease says so on the
     bus (`Fills`), after its fill was stored, and that wakes the others. Where there is no bus
     (the disk log), or it is not heard, they look by themselves, first after 2 ms, then at
     growing intervals of up to 25 ms; a look is a read. Messages may be lost and holders may
     die, so a look comes every half second in any case.
+    A token begins with its holder's name in the fleet: who looks, and knows that member's
+    heartbeats to have ceased, gives the lease back in its stead.
     What cannot be given back when its load ends, as the store is away or the task was thrown away, is owed, and
     given back by the housekeeper: a lease that outlived an outage would hold up every reader of its key.
     Its name begins with the log's epoch, so none comes back with an older snapshot of the store.
@@ -21,8 +23,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..coherence.fleet import Fleet
 from ..coherence.log import LogUnavailable
 from ..plans import Plan
 from ..signal import Signal, Wait
@@ -44,10 +48,7 @@ OWED = 10_000
 
 
 class LeaseStore(Protocol):
-    """Where leases lie. Failing to answer counts as having the lease: a load too many, never none.
-
-    A store may also have `held(name)`, which answers without writing whether somebody holds the lease.
-    """
+    """Where leases lie. Failing to answer counts as having the lease: a load too many, never none."""
 
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
         """Take a lease, or find that the token has it; where another has it, mark it as awaited."""
@@ -57,6 +58,10 @@ class LeaseStore(Protocol):
         """Give a lease back; answers something true where it may be awaited, None where there was no answer."""
         ...
 
+    def holder(self, name: str) -> Plan[str | None]:
+        """Answer, without writing, the token that has a lease; None where none has it, or that cannot be seen."""
+        ...
+
 
 class Fills:
     """Who waits in this process for the fills of others, and which leases it owes them. Thread-safe and loop-safe.
@@ -64,13 +69,18 @@ class Fills:
     Args:
         announce: tells the fleet that a lease was given back; None where there is no bus.
         heard: whether the bus is heard here now.
+        fleet: who is in it; None for a process by itself.
     """
 
     def __init__(
-        self, announce: Callable[[str], Plan[object]] | None = None, heard: Callable[[], bool] = lambda: False
+        self,
+        announce: Callable[[str], Plan[object]] | None = None,
+        heard: Callable[[], bool] = lambda: False,
+        fleet: Fleet | None = None,
     ) -> None:
         self.announce = announce
         self.heard = heard
+        self._fleet = fleet or Fleet()
         self.reset()
 
     def reset(self) -> None:
@@ -81,6 +91,14 @@ class Fills:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def token(self) -> str:
+        """Return a new token of this process."""
+        return f"{self._fleet.member}/{secrets.token_hex(8)}"
+
+    def orphaned(self, token: str) -> bool:
+        """Whether the process whose token it is has been silent for so long that its membership lapsed."""
+        return self._fleet.lapsed(token.rpartition("/")[0])
 
     def expect(self, name: str, signal: Signal) -> None:
         """Have a signal fired with the next announcement of `name`."""
@@ -145,7 +163,7 @@ class Lease:
         self._fills = fills
         self._flight = flight
         self._waits = waits
-        self._token = secrets.token_hex(8)
+        self._token = fills.token()
         self._claimed = False
         """Whether it may be held: from before it is asked for, as whoever asks may be cancelled before the answer."""
 
@@ -163,7 +181,7 @@ class Lease:
             signal = self._flight.wait_on()
             self._fills.expect(self._name, signal)  # before asking: the holder may give it back right after
             try:
-                looks = time.monotonic() < asked + ASKED and (yield from self._held_by_another())
+                looks = time.monotonic() < asked + ASKED and (yield from self._is_held())
                 if not looks and (yield from self._take()):
                     self._flight.lease = self._name
                     # A fill may have come between the caller's look and the lease.
@@ -186,9 +204,14 @@ class Lease:
                 if found.entry is not None:
                     return found
 
-    def _held_by_another(self) -> Plan[bool]:
-        held = getattr(self._store, "held", None)
-        return held is not None and (yield from held(self._name))
+    def _is_held(self) -> Plan[bool]:
+        """Whether another has the lease, and lives; that of one who does not is given back."""
+        token = yield from self._store.holder(self._name)
+        if token is not None and self._fills.orphaned(token):
+            with suppress(LogUnavailable):
+                yield from self._store.give(self._name, token)  # of all who find that, one gets it next
+            return False
+        return token is not None
 
     def _take(self) -> Plan[bool]:
         self._claimed = True
