@@ -126,6 +126,32 @@ class TestWaking:
         assert two.get_or_set("k", lambda: "second") == "second"
         eventually(lambda: not one._runtime.fills._owed)
 
+    def test_by_a_lease_that_arrives_late(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was asked for in vain may reach the store after what gives it back: it is given back once more."""
+        one, two = make(), make()
+        store: Any = one._runtime.leases
+        take, give = store.take, store.give
+        delayed: list[Any] = []
+
+        def unanswered(*args: Any) -> Any:
+            delayed.append(args)
+            return None
+            yield
+
+        def overtaking(*args: Any) -> Any:
+            answer = yield from give(*args)
+            while delayed:
+                yield from take(*delayed.pop())
+            return answer
+
+        monkeypatch.setattr(store, "take", unanswered)
+        monkeypatch.setattr(store, "give", overtaking)
+        assert one.get_or_set("k", lambda: "first") == "first"
+        two.delete("k")
+        began = time.monotonic()
+        assert two.get_or_set("k", lambda: "second") == "second"
+        assert time.monotonic() - began < PATIENCE
+
     def test_by_nobody_where_the_store_takes_no_more(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """A full disk can be read, and shows a lease that nobody can give back or take over: who waits loads."""
         monkeypatch.setattr(leases, "ASKED", 0.2)

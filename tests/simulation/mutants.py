@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.log_server import LogServer
-from simulation.settings import LATE, NAMES
+from simulation.settings import FOR_EVER, LATE, NAMES
 from simulation.sim_tiers import SimRemote
 from simulation.value_server import ValueServer
 from tiercast.coherence import coherence, judging, ledger
 from tiercast.config import CoherenceConfig
-from tiercast.loading import finding, reading, stale, storing, writing
+from tiercast.loading import finding, leases, reading, stale, storing, writing
 from tiercast.parts import Parts
 from tiercast.region import Region
 from tiercast.runtime import Runtime
@@ -110,7 +110,7 @@ CALM = {
     "log_stamps": 1_000, "log_length": 1_000, "memory": 100, "on_outage": "load", "origin_lag": 0.0, "think": 0.05,
     "slow_loads": 0.3, "split": 0.5, "ticks": 0.01, "pace": 0.002, "outbox": 10_000, "policy": "lru", "steps": 3_000,
     "grace": 0.0, "failing_loads": 0.02, "soft_timeout": None, "hard_timeout": None, "early_refresh": 0.0,
-    "loads_at_once": 64, "derived": 0.0, "late": 0.0, "regions": 10_000, "names": NAMES[:3],
+    "loads_at_once": 64, "derived": 0.0, "late": 0.0, "regions": 10_000, "names": NAMES[:3], "lock_ttl": 3.0,
 }  # fmt: skip
 REDIS = {**CALM, "log": "redis", "remote": True, "disk": False, "hosts": ("h1", "h2"), "threads": 2}
 DISK = {**REDIS, "disk": True, "hosts": ("h1", "h1", "h2")}
@@ -482,10 +482,14 @@ MUTANTS = (
         {
             **REDIS,
             **SOFT,
+            "softly": ("key",),
+            "hosts": ("h1", "h2", "h3", "h4"),
+            "threads": 1,
             "names": NAMES[:1],
             "key_ring": 1,
+            "lock_ttl": 1.0,
             "slow_loads": 0.8,
-            "slow": 2.0,
+            "slow": 6.0,
             "think": 0.3,
             **faults(crash=3.0),
             "faults_every": 30,
@@ -605,5 +609,20 @@ MUTANTS = (
         "the log keeps what has not been carried",
         (Switch(LogServer, "keeps_uncarried", False),),
         {**CLUSTER, **faults(trim=5.0)},
+    ),
+    Mutant(
+        "a lease that could not be given back is given back later",
+        (Edit(leases.Fills, "owe", "if len(self._owed) < OWED:", "if False:"),),
+        {**REDIS, **faults(cut=3.0, cancel=6.0), "flaky": 0.02, "lock_ttl": FOR_EVER},
+    ),
+    Mutant(
+        "whoever waits takes over the lease of a process that is no more",
+        (Edit(leases.Fills, "orphaned", "return self._fleet", "return False and self._fleet"),),
+        {**REDIS, **faults(crash=3.0), "lock_ttl": FOR_EVER},
+    ),
+    Mutant(
+        "no lease of an epoch that is over is waited for",
+        (Edit(leases.Lease, "contend", "self._name = self._named()", "self._name = self._name or self._named()"),),
+        {**REDIS, **faults(crash=3.0, restart_with_data=2.0), "lock_ttl": FOR_EVER},
     ),
 )

@@ -95,6 +95,8 @@ class SimRuntime(Runtime):
         self.coherence.outbox = process.outbox
         self.coherence.wake = process.wake
         self.coherence.digest = str
+        self._is_orphaned = self.fills.orphaned
+        self.fills.orphaned = self._orphaned  # type: ignore[method-assign]
         self.coherence.fleet.member = f"{process.host.name}:{process.name}:{process.life}"
 
     def _connections(self) -> None:
@@ -112,6 +114,11 @@ class SimRuntime(Runtime):
     def _disk(self, local: Any) -> Any:
         self._disks["disk"] = self._process.disk  # type: ignore[assignment]
         return self._process.disk
+
+    def _orphaned(self, token: str) -> bool:
+        found = self._is_orphaned(token)
+        self._process.world.counts["lease of the dead found"] += found
+        return found
 
     def ready(self) -> None:
         """Nothing runs in the background but the simulated threads."""

@@ -119,6 +119,10 @@ def unrest(world: World) -> str:
             return f"the disk of {process.host.name} is at {process.disk.applied()}"
         if process.remote is not None and (state.carried, coherence.carried) != (state.position,) * 2:
             return f"carried {state.carried}, known to {process}: {coherence.carried}, of {state.position}"
+    members = {process.coherence.fleet.member for process in world.processes}
+    for name, token in world.values.held():
+        if token.rpartition("/")[0] in members:
+            return f"nobody loads, and {token} has the lease {name}"
     return ""
 
 
@@ -165,8 +169,8 @@ def judge(world: World) -> None:
         for name in settled:
             agree(world, newcomer, name)
         drive(world, newcomer.coherence.leave())
-    # The leases of the dead, and what was stored for a short time, are over.
-    world.pass_time(max(world.settings.lock_ttl, 3.0) + world.settings.skew + 0.1)
+    # The dead have been missed for long enough, and what was stored for a short time is over.
+    world.pass_time(max(2 * world.settings.max_staleness, 3.0) + world.settings.skew + 0.1)
     for _ in range(2):
         world.pass_time(HEAD_START[1] + 0.1)  # the owner of a key may refresh first what a soft record marked
         for process in world.processes:

@@ -283,7 +283,7 @@ class Scheduler:
         if fate == "answer lost":
             step.effect()
         elif fate == "late":
-            self.limbo.append((thread, thread.operation, step))
+            self._delay(thread, step)
         thread.tries += 1
         if step.retry and thread.tries == 1:
             return None  # the client sends it again
@@ -384,6 +384,11 @@ class Scheduler:
         # But for a `set`: it says "true as of now", and whoever broke it off has to know that its outcome is open.
         exclusive = thread.operation is not None and thread.operation.exclusive
         if step.place != "origin" and not exclusive and self.draw() < 0.5:
+            self._delay(thread, step)
+
+    def _delay(self, thread: Thread, step: Step) -> None:
+        """Have a request arrive at any time, or never; but for a lease's, which nobody gives back after hours."""
+        if step.name != "take":
             self.limbo.append((thread, thread.operation, step))
 
     def kill(self, thread: Thread) -> None:

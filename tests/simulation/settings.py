@@ -31,6 +31,8 @@ FAULTS = {
     "restart_empty": 0.4, "restart_with_data": 0.5, "restart_older": 0.5, "fail_over": 0.5, "flush": 0.4,
     "lose_part": 0.4, "values_fail_over": 0.8, "trim": 2.0, "server_stalls": 1.0, "disk_fails": 1.5, "backup": 3.0,
 }  # fmt: skip
+FOR_EVER = 100_000.0
+"""Seconds that nobody can wait."""
 MESSAGE_FAULTS = {"lost": 0.03, "doubled": 0.02, "reordered": 0.02, "mangled": 0.01}
 
 
@@ -158,5 +160,6 @@ def drawn(seed: int, **fixed: Any) -> Settings:
         split=choice((0.2, 0.5, 0.8)),
         pace=choice((0.0005, 0.002, 0.01)),
         ticks=choice((0.003, 0.01, 0.03)),
+        lock_ttl=choice((3.0, FOR_EVER)),
     )
     return replace(settings, **fixed)

@@ -83,13 +83,13 @@ class SimLog:
         return self._lease("give", lambda: self._leases.give(name, token), name)
 
     def holder(self, name: str) -> Plan[str | None]:
-        return self._lease("holder", lambda: self._leases.holder(name), name, None)
+        return self._lease("holder", lambda: self._leases.holder(name), name)
 
-    def _lease(self, name: str, effect: Any, about: object, failed: Any = True) -> Plan[Any]:
+    def _lease(self, name: str, effect: Any, about: object) -> Plan[Any]:
         try:
             return (yield Step("log", name, effect, about))
         except Unreachable:
-            return failed
+            return None
 
     def close(self) -> Plan[None]:
         return

@@ -126,7 +126,7 @@ class SimRemote:
         return storage_key(*address), envelope, ttl, round(fence * 1000)
 
     def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
-        return self._ask("take", lambda: self.server.take(name, token, ttl), name, True)
+        return self._ask("take", lambda: self.server.take(name, token, ttl), name, None)
 
     def give(self, name: str, token: str) -> Plan[None]:
         return self._ask("give", lambda: self.server.give(name, token), name, None, retry=True)

@@ -49,6 +49,7 @@ FLOORS = {
     "barrier returned": 200,
     "raised BarrierTimeout": 20,
     "arrived late": 200,
+    "lease of the dead found": 15,
     "slow load": 500,
     "load failed": 700,
     "load found no slot": 4,

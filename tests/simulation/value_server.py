@@ -132,6 +132,10 @@ class ValueServer:
         token, ends = self.leases.get(name, ("", 0.0))
         return token if ends > self.time.now else None
 
+    def held(self) -> list[tuple[str, str]]:
+        """Return name and token of each lease that has not ended."""
+        return [(name, token) for name, (token, ends) in self.leases.items() if ends > self.time.now]
+
     # -- what happens to servers ------------------------------------------------------------------
 
     def copied(self) -> dict[str, Any]:
@@ -142,4 +146,6 @@ class ValueServer:
         """Begin another life with these contents; None: with none."""
         self.run += 1
         self.rows = dict(contents["rows"]) if contents else {}
-        self.leases = dict(contents["leases"]) if contents else {}
+        # One that was given back, and comes back with an older copy, ends after lock_ttl: for that it has an end.
+        leases = contents["leases"] if contents else {}
+        self.leases = {name: lease for name, lease in leases.items() if self.leases.get(name) == lease}

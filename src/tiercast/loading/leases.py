@@ -48,9 +48,9 @@ OWED = 10_000
 
 
 class LeaseStore(Protocol):
-    """Where leases lie. Failing to answer counts as having the lease: a load too many, never none."""
+    """Where leases lie. Failing to answer (None) counts as having the lease: a load too many, never none."""
 
-    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool | None]:
         """Take a lease, or find that the token has it; where another has it, mark it as awaited."""
         ...
 
@@ -150,15 +150,19 @@ class Lease:
     """One flight's attempt at, and then hold of, the lease of its key. For the flight's leader only.
 
     Args:
-        store: where it lies. name: its name. ttl: seconds after which it ends by itself.
+        store: where it lies. named: answers its name, another with each epoch of the log.
+        ttl: seconds after which it ends by itself.
         fills: wakes who waits. flight: the flight. waits: counts the waits.
     """
 
-    __slots__ = ("_claimed", "_fills", "_flight", "_name", "_store", "_token", "_ttl", "_waits")
+    __slots__ = ("_claimed", "_fills", "_flight", "_name", "_named", "_store", "_sure", "_token", "_ttl", "_waits")
 
-    def __init__(self, store: LeaseStore, name: str, ttl: float, fills: Fills, flight: Flight, waits: Any) -> None:
+    def __init__(
+        self, store: LeaseStore, named: Callable[[], str], ttl: float, fills: Fills, flight: Flight, waits: Any
+    ) -> None:
         self._store = store
-        self._name = name
+        self._named = named
+        self._name = ""
         self._ttl = ttl
         self._fills = fills
         self._flight = flight
@@ -166,6 +170,8 @@ class Lease:
         self._token = fills.token()
         self._claimed = False
         """Whether it may be held: from before it is asked for, as whoever asks may be cancelled before the answer."""
+        self._sure = True
+        """Whether what was asked for was answered; else it may arrive after what gives it back."""
 
     def contend(self, find: Callable[[], Plan[Found]], *, anew: bool = False) -> Plan[Found | None]:
         """Take the lease, or find what its holder filled; None where the caller is to load.
@@ -178,6 +184,7 @@ class Lease:
         asked = float("-inf")
         until: float | None = None
         while True:
+            self._name = self._named()
             signal = self._flight.wait_on()
             self._fills.expect(self._name, signal)  # before asking: the holder may give it back right after
             try:
@@ -214,11 +221,12 @@ class Lease:
         return token is not None
 
     def _take(self) -> Plan[bool]:
-        self._claimed = True
+        self._claimed, self._sure = True, False
         try:
-            self._claimed = yield from self._store.take(self._name, self._token, self._ttl)
+            taken = yield from self._store.take(self._name, self._token, self._ttl)
         except LogUnavailable:
             return True
+        self._claimed, self._sure = taken is not False, taken is not None
         return self._claimed
 
     def lapse(self) -> None:
@@ -236,7 +244,7 @@ class Lease:
         try:
             awaited = yield from self._give()
         finally:
-            if awaited is None:
+            if awaited is None or not self._sure:
                 self.lapse()
             self._claimed = False
         if awaited and self._fills.announce is not None:

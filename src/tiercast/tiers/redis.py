@@ -301,15 +301,15 @@ class RedisTier:
 
     # -- leases ----------------------------------------------------------------------------------
 
-    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
-        """Take the lease `name` for `ttl` seconds, or find that the token has it; no answer counts as having it.
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool | None]:
+        """Take the lease `name` for `ttl` seconds, or find that the token has it; None: no answer.
 
         A lease that another has is marked as awaited.
         """
         reply = yield from self._call(
             scripts.TAKE_LEASE.call((self._lease_key(name),), token, _lease_ms(ttl)), retry=True
         )
-        return bool(reply != 0)
+        return None if reply is None else bool(reply)
 
     def keep(self, name: str, token: str, ttl: float) -> Plan[bool]:
         """Prolong a lease; False where the token no longer has it."""
@@ -329,8 +329,8 @@ class RedisTier:
         return reply.decode().removesuffix(scripts.AWAITED) if isinstance(reply, bytes) else None
 
     def lease(self, address: Address, token: str, ttl: float) -> Plan[bool]:
-        """`take` the lease of an entry's load."""
-        return self.take(keys.storage_key(*address), token, ttl)
+        """`take` the lease of an entry's load; no answer counts as having it."""
+        return (yield from self.take(keys.storage_key(*address), token, ttl)) is not False
 
     def renew_lease(self, address: Address, token: str, ttl: float) -> Plan[bool]:
         """`keep` the lease of an entry's load."""
