@@ -68,7 +68,7 @@ def propagation(settings: Settings) -> Iterator[Row]:
 
     In both pairs both processes listen: a fleet has none that tells and does not hear. What that costs the bare
     pair is shown by a publish, in turns of its own, on a channel to which only the other process listens.
-    Turn and turn about, so that each finds the processor as cold as the other does.
+    Turn and turn about, and each as often before the other as after it, so that both find the processor as cold.
 
     Linux gives each session a scheduling group, and so the server, where it has one, a core before its clients
     have theirs (sched(7), autogroup). Both are measured: with a session of its own, and without.
@@ -116,11 +116,11 @@ def _one_round(
     cache: CacheManager, client: redis.Redis, channel: str, ours: Hearer, bare: Hearer, count: int
 ) -> tuple[list[float], list[float]] | None:
     """How long it took an invalidation to arrive, and a publish; None where one was not heard."""
-    for _ in range(20):  # the processes are new: so is their way for the server, and for the kernel
-        _one_turn(cache, client, channel, "key")
+    for number in range(20):  # the processes are new: so is their way for the server, and for the kernel
+        _one_turn(cache, client, channel, number)
     ours.report()
     bare.report()
-    began = [_one_turn(cache, client, channel, f"key:{number}") for number in range(count)]
+    began = [_one_turn(cache, client, channel, number) for number in range(count)]
     time.sleep(0.2)
     heard, heard_bare = ours.report()["moments"], bare.report()["moments"]
     if len(heard) < count or len(heard_bare) != count:
@@ -131,14 +131,17 @@ def _one_round(
     )
 
 
-def _one_turn(cache: CacheManager, client: redis.Redis, channel: str, key: str) -> tuple[float, float]:
-    """Invalidate, and publish; returns when each began."""
-    ours = monotonic()
-    cache.invalidate_keys([key])
-    time.sleep(0.001)
-    bare = monotonic()
-    client.publish(channel, PAYLOAD)
-    time.sleep(0.001)
+def _one_turn(cache: CacheManager, client: redis.Redis, channel: str, number: int) -> tuple[float, float]:
+    """Invalidate and publish, in every second turn the other way round; returns when each began."""
+    ours = bare = 0.0
+    for which in ("ours", "bare") if number % 2 else ("bare", "ours"):
+        if which == "ours":
+            ours = monotonic()
+            cache.invalidate_keys([f"key:{number}"])
+        else:
+            bare = monotonic()
+            client.publish(channel, PAYLOAD)
+        time.sleep(0.001)
     return ours, bare
 
 

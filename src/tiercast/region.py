@@ -329,8 +329,8 @@ class Region(Residents):
         if self.leases is None:
             return None
         ttl = lock_ttl or self.settings.lock_ttl
-        ledger, key = self.ledger, storage_key(*address)
-        return Lease(self.leases, lambda: f"{ledger.epoch}:{key}", ttl, self.fills, flight, self.counters.lock_waits)
+        name = f"{self.ledger.epoch}:{storage_key(*address)}"
+        return Lease(self.leases, name, ttl, self.fills, flight, self.counters.lock_waits)
 
     def found_below(self, tier: Tier, addresses: Sequence[Address]) -> None:
         """Count hits of a tier below memory."""

@@ -90,7 +90,7 @@ class Runtime(Removing):
             burials=self.burials,
         )
         self.listener = Listener(self.coherence)
-        self.fills = Fills(getattr(self.log, "announce", None), lambda: self.listener.connected, self.coherence.fleet)
+        self.fills = Fills(getattr(self.log, "announce", None), lambda: self.listener.connected, self.coherence)
         interval = config.local.cleanup_interval if config.local is not None else 30.0
         self._sweep_every = interval
         self._swept = time.monotonic()

@@ -19,13 +19,13 @@ from loaders import PATIENCE, Crowd, Gate, eventually, eventually_async
 from stacks import config_of, patient
 from tiercast import CacheManager, CoherenceConfig
 from tiercast.coherence.fleet import Fleet
-from tiercast.coherence.log import LogUnavailable
+from tiercast.coherence.log import LogUnavailable, Member
 from tiercast.coherence.notices import announced, announcement
 from tiercast.loading import leases
 from tiercast.plans import Pause, drive
 
 Make = Callable[..., CacheManager]
-BRIEF = CoherenceConfig(max_staleness=0.4, heartbeat=0.1)
+BRIEF = CoherenceConfig(max_staleness=1.5, heartbeat=0.3)
 
 
 @pytest.fixture(params=["memory+redis", "memory+disk"])
@@ -68,6 +68,38 @@ class TestWaking:
         assert gate.calls == 1
         if "redis" in stack:
             assert two._runtime.default.counters.lock_waits.value == 1, "it looked without having been woken"
+
+    def test_by_each_who_has_it_next(self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who is woken and comes too late lets the next holder know that it waits; where there is no bus nobody is woken."""
+        if "redis" not in stack:
+            return
+        monkeypatch.setattr(leases, "HEARD_LOOK", 1000.0)
+        one, two, three = (make() for _ in range(3))
+        first, second, crowd = Gate(), Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", first.load)
+        eventually(lambda: first.calls)
+        for cache in (two, three):
+            crowd.call(cache.get_or_set, "k", second.load, refresh=True)
+            eventually(lambda cache=cache: waiting(cache))  # type: ignore[misc]
+        store: Any = three._runtime.leases
+        came_late = []
+
+        def late(ask: Any) -> Any:
+            def asked(*args: Any) -> Any:
+                while not second.calls:
+                    yield Pause(0.01)
+                came_late.append(args)
+                return (yield from ask(*args))
+
+            return asked
+
+        for name in ("take", "holder"):
+            monkeypatch.setattr(store, name, late(getattr(store, name)))
+        first.open(1)
+        eventually(lambda: came_late and waiting(three))
+        second.open(2)
+        assert crowd.join() == [1, 2, 2]
+        assert second.calls == 2
 
     def test_by_a_load_that_failed(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """Then the next loads; its caller gets what came of its own load."""
@@ -249,10 +281,35 @@ class TestLosing:
         (name,) = two._runtime.fills._waiting
         token = drive(two._runtime.leases.holder(name))  # type: ignore[union-attr]
         assert str(token).startswith(one._runtime.coherence.fleet.member)
-        time.sleep(1.5)  # twice as long as a membership that nobody renews
+        time.sleep(3.5)  # longer than a membership that nobody renews
         gate.open(1)
         assert crowd.join() == [1, 1]
         assert gate.calls == 1
+
+    def test_a_leader_that_is_back_keeps_it(self, make: Make) -> None:
+        """It was silent when others last looked who is there; the lease that they see it with now is newer than that."""
+        one, two = (make(coherence=CoherenceConfig(max_staleness=60, heartbeat=30)) for _ in range(2))
+        two._runtime.coherence.fleet.seen = (Member(one._runtime.coherence.fleet.member, "", 0, lapsed=5.0),)
+        gate, crowd = Gate(), Crowd()
+        crowd.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        crowd.call(two.get_or_set, "k", gate.load)
+        eventually(lambda: two._runtime.default.counters.lock_waits.value > 3)
+        gate.open(1)
+        assert crowd.join() == [1, 1]
+        assert gate.calls == 1
+
+    def test_a_leader_that_left(self, make: Make) -> None:
+        """Its manager was closed during the load, and no heartbeat will ever be missed: it is not there, that is enough."""
+        one, two = (make(coherence=BRIEF) for _ in range(2))
+        gate, left, others = Gate(), Crowd(), Crowd()
+        left.call(one.get_or_set, "k", gate.load)
+        eventually(lambda: gate.calls)
+        one.close()
+        others.call(two.get_or_set, "k", lambda: "second")
+        assert others.join() == ["second"]
+        gate.open("first")
+        left.join()
 
     def test_a_leader_that_was_only_silent(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """It lapsed, and another loads instead; what it brings at last stands nowhere above that, and it takes no lease away."""
@@ -313,8 +370,6 @@ class TestLosing:
 
     def test_no_lease_store_no_wait(self, make: Make, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store of leases that does not answer costs a load too many, never none."""
-        from tiercast.coherence.log import LogUnavailable
-
         cache = make()
 
         def broken(*args: Any) -> Any:

@@ -121,7 +121,7 @@ def test_one_load_for_all(stack: str, url: str | None, directory: Path) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("lock_ttl", "max_staleness"), [(3, 20), (600, 1)], ids=["lease", "membership"])
+@pytest.mark.parametrize(("lock_ttl", "max_staleness"), [(3, 20), (600, 2)], ids=["lease", "membership"])
 def test_two_where_the_leader_is_killed(
     stack: str, url: str | None, directory: Path, lock_ttl: float, max_staleness: float
 ) -> None:

@@ -617,12 +617,7 @@ MUTANTS = (
     ),
     Mutant(
         "whoever waits takes over the lease of a process that is no more",
-        (Edit(leases.Fills, "orphaned", "return self._fleet", "return False and self._fleet"),),
+        (Edit(leases.Fills, "orphaned", "return bool(member)", "return False and bool(member)"),),
         {**REDIS, **faults(crash=3.0), "lock_ttl": FOR_EVER},
-    ),
-    Mutant(
-        "no lease of an epoch that is over is waited for",
-        (Edit(leases.Lease, "contend", "self._name = self._named()", "self._name = self._name or self._named()"),),
-        {**REDIS, **faults(crash=3.0, restart_with_data=2.0), "lock_ttl": FOR_EVER},
     ),
 )

@@ -115,8 +115,8 @@ class SimRuntime(Runtime):
         self._disks["disk"] = self._process.disk  # type: ignore[assignment]
         return self._process.disk
 
-    def _orphaned(self, token: str) -> bool:
-        found = self._is_orphaned(token)
+    def _orphaned(self, token: str, since: float) -> bool:
+        found = self._is_orphaned(token, since)
         self._process.world.counts["lease of the dead found"] += found
         return found
 

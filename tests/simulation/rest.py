@@ -126,8 +126,8 @@ def unrest(world: World) -> str:
     return ""
 
 
-def drive(world: World, plan: Generator[Any, Any, Any]) -> Any:
-    """Run a plan to its end with nothing else going on."""
+def drive(world: World, plan: Generator[Any, Any, Any], beating: Process | None = None) -> Any:
+    """Run a plan to its end with nothing else going on, but for the heartbeats of one process while it waits."""
     try:
         request = next(plan)
         for _ in range(1_000):
@@ -136,6 +136,8 @@ def drive(world: World, plan: Generator[Any, Any, Any]) -> Any:
                 reply = None
             elif type(request) is Wait and not request.signal.fired:
                 world.pass_time(request.timeout)
+                if beating is not None:
+                    drive(world, beating.coherence.beat())
                 reply = request.signal.fired
             elif type(request) is Load:
                 list(request.loader.reads(request.context))
@@ -143,7 +145,7 @@ def drive(world: World, plan: Generator[Any, Any, Any]) -> Any:
                     pass
             elif type(request) is Spawn:
                 request.flight.loop = None
-                contextvars.copy_context().run(drive, world, request.make())
+                contextvars.copy_context().run(drive, world, request.make(), beating)
                 reply = True
             else:
                 reply = request.run()
@@ -226,7 +228,7 @@ def load(world: World, process: Process, name: Name) -> None:
     plan = process.operations.get_or_set(
         name.key, want.loader, want.ttl, tags=want.tags, region=name.region, **name.place
     )
-    found = drive(world, plan) if isinstance(plan, Generator) else plan
+    found = drive(world, plan, process) if isinstance(plan, Generator) else plan
     if found is MISS:
         raise Violation(f"(d) {process} loaded {name} and got nothing")
     world.oracle.agrees(str(process), name, found) if name in world.oracle.settled() else None

@@ -76,7 +76,7 @@ class SimLog:
 
     # A disk log keeps the leases of its host.
 
-    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool | None]:
         return self._lease("take", lambda: self._leases.take(name, token, ttl), name)
 
     def give(self, name: str, token: str) -> Plan[None]:

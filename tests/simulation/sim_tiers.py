@@ -125,7 +125,7 @@ class SimRemote:
         ttl = math.ceil(self._ttl(envelope.keep_until) * 1000)
         return storage_key(*address), envelope, ttl, round(fence * 1000)
 
-    def take(self, name: str, token: str, ttl: float) -> Plan[bool]:
+    def take(self, name: str, token: str, ttl: float) -> Plan[bool | None]:
         return self._ask("take", lambda: self.server.take(name, token, ttl), name, None)
 
     def give(self, name: str, token: str) -> Plan[None]:

@@ -368,6 +368,15 @@ def test_one_holder_has_a_lease(tier):
     assert drive(tier.lease(HERE, "b", 60))
 
 
+def test_what_stands_under_the_name_of_a_lease_may_be_anything(tier):
+    """Somebody else's bytes are nobody's token, and raise nothing."""
+    drive(tier.lease(HERE, "a", 60))
+    (name,) = tier.connections.execute([("KEYS", "*lease*")])[0]
+    tier.connections.execute([("SET", name, b"\xff\xfe")])
+    assert not drive(tier.lease(HERE, "a", 60))
+    assert drive(tier.peek(HERE))
+
+
 def test_a_lease_ends_by_itself(tier):
     """A holder that died loses it."""
     assert drive(tier.lease(HERE, "a", 0.03))

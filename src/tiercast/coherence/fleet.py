@@ -37,10 +37,6 @@ class Fleet:
         """Return the names of those whose lease holds."""
         return [member.name for member in self.seen if member.lapsed < 0]
 
-    def lapsed(self, member: str) -> bool:
-        """Whether a member's heartbeats have ceased; False of one that was never heard of, or that left."""
-        return any(each.name == member and each.lapsed >= 0 for each in self.seen)
-
     def elected(self) -> bool:
         """Whether this process does what one process of the fleet should do: the first by name."""
         return self._first_of(self.live())

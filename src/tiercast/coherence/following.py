@@ -101,6 +101,8 @@ class Following:
         self._drop = drop
         if isinstance(log.heads, tuple):  # a constant: such a log never shows that it moved
             ledger.head_word = log.heads[0]
+        self._looked = float("-inf")
+        """When the heartbeat was asked for that brought `fleet.seen`."""
         self._said = ("", 0)
         """Where this process said it was with its last heartbeat."""
         self._forked = float("-inf")
@@ -198,7 +200,8 @@ class Following:
             self.counters.beats_failed.add()
             raise
         self.counters.beats.add()
-        self.fleet.seen = pulse.members
+        if asked >= self._looked:
+            self.fleet.seen, self._looked = pulse.members, asked
         self._said = said
         yield from self._follow(pulse.tail)
         with ledger.lock:
@@ -237,6 +240,17 @@ class Following:
             raise ManagerClosed("this CacheManager was closed while it worked")
         self._registered = pulse.tail.head.epoch
         return pulse
+
+    def gone(self, member: str, since: float) -> bool:
+        """Whether a process has left, or its heartbeats have ceased, by what was asked two heartbeats after `since`.
+
+        After an outage all seem to have fallen silent until they are back; and one that was back since then lives.
+
+        Args:
+            member: its name.
+            since: the monotonic time of the last sign of it, other than a heartbeat.
+        """
+        return self._looked >= since + 2 * self.settings.heartbeat and member not in self.fleet.live()
 
     def started_or_away(self) -> Plan[None]:
         """Start where that has not been done; while the log is away, that is left to the next who asks."""

@@ -128,7 +128,7 @@ def check_draft(draft: Draft) -> None:
     if kind is Kind.KEY:
         for target in draft.targets:
             if "%" in target or not -1 < target.find("|") < len(target) - 1:
-                decode_target(target)  # which refuses it where it is none
+                decode_target(target)  # which refuses what is none; for plain ones the call would be most of the check
     elif kind is Kind.PATTERN:
         for target in draft.targets:
             decode_pattern_target(target)

@@ -80,9 +80,8 @@ class SocketListener:
             data = self._receive(deadline - time.monotonic())
             if not data:
                 return None
-            if (
-                data.startswith(begin) and replies.idle
-            ):  # one whole message, as most of what arrives: no parser is needed
+            # One whole message, as most of what arrives, needs no parser.
+            if data.startswith(begin) and replies.idle:
                 end = data.find(b"\r\n", size)
                 if end > 0 and data[size:end] == b"%d" % (len(data) - end - 4):
                     return data[end + 2 : -2]

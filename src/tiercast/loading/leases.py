@@ -8,17 +8,18 @@ Implementation notes.
     (the disk log), or it is not heard, they look by themselves, first after 2 ms, then at
     growing intervals of up to 25 ms; a look is a read. Messages may be lost and holders may
     die, so a look comes every half second in any case.
-    A token begins with its holder's name in the fleet: who looks, and knows that member's
-    heartbeats to have ceased, gives the lease back in its stead.
+    A token begins with its holder's name in the fleet: who has looked at it for two heartbeats,
+    and knows that member to be gone, gives the lease back in its stead.
     What cannot be given back when its load ends, as the store is away or the task was thrown away, is owed, and
     given back by the housekeeper: a lease that outlived an outage would hold up every reader of its key.
-    Its name begins with the log's epoch, so none comes back with an older snapshot of the store.
+    Its name begins with the log's epoch, so none comes back with an older snapshot of the log's server.
     In each process only the flight's leader waits here. Exactly one of all who wait takes an
     expired lease over; the others go on waiting for that one.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -26,12 +27,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..coherence.fleet import Fleet
 from ..coherence.log import LogUnavailable
 from ..plans import Plan
 from ..signal import Signal, Wait
 
 if TYPE_CHECKING:
+    from ..coherence.coherence import Coherence
     from .finding import Found
     from .flights import Flight
 
@@ -69,18 +70,18 @@ class Fills:
     Args:
         announce: tells the fleet that a lease was given back; None where there is no bus.
         heard: whether the bus is heard here now.
-        fleet: who is in it; None for a process by itself.
+        coherence: knows who is in the fleet; None for a process by itself.
     """
 
     def __init__(
         self,
         announce: Callable[[str], Plan[object]] | None = None,
         heard: Callable[[], bool] = lambda: False,
-        fleet: Fleet | None = None,
+        coherence: Coherence | None = None,
     ) -> None:
         self.announce = announce
         self.heard = heard
-        self._fleet = fleet or Fleet()
+        self._coherence = coherence
         self.reset()
 
     def reset(self) -> None:
@@ -94,11 +95,17 @@ class Fills:
 
     def token(self) -> str:
         """Return a new token of this process."""
-        return f"{self._fleet.member}/{secrets.token_hex(8)}"
+        member = "" if self._coherence is None else self._coherence.fleet.member
+        return f"{member}/{secrets.token_hex(8)}"
 
-    def orphaned(self, token: str) -> bool:
-        """Whether the process whose token it is has been silent for so long that its membership lapsed."""
-        return self._fleet.lapsed(token.rpartition("/")[0])
+    def now(self) -> float:
+        """Return the monotonic time."""
+        return math.nan if self._coherence is None else self._coherence.clock.monotonic()
+
+    def orphaned(self, token: str, since: float) -> bool:
+        """Whether the process whose token was first seen at a time (`now`) is no longer there."""
+        member = token.rpartition("/")[0]
+        return bool(member) and self._coherence is not None and self._coherence.gone(member, since)
 
     def expect(self, name: str, signal: Signal) -> None:
         """Have a signal fired with the next announcement of `name`."""
@@ -150,19 +157,15 @@ class Lease:
     """One flight's attempt at, and then hold of, the lease of its key. For the flight's leader only.
 
     Args:
-        store: where it lies. named: answers its name, another with each epoch of the log.
-        ttl: seconds after which it ends by itself.
+        store: where it lies. name: its name. ttl: seconds after which it ends by itself.
         fills: wakes who waits. flight: the flight. waits: counts the waits.
     """
 
-    __slots__ = ("_claimed", "_fills", "_flight", "_name", "_named", "_store", "_sure", "_token", "_ttl", "_waits")
+    __slots__ = ("_claimed", "_fills", "_flight", "_name", "_seen", "_store", "_sure", "_token", "_ttl", "_waits")
 
-    def __init__(
-        self, store: LeaseStore, named: Callable[[], str], ttl: float, fills: Fills, flight: Flight, waits: Any
-    ) -> None:
+    def __init__(self, store: LeaseStore, name: str, ttl: float, fills: Fills, flight: Flight, waits: Any) -> None:
         self._store = store
-        self._named = named
-        self._name = ""
+        self._name = name
         self._ttl = ttl
         self._fills = fills
         self._flight = flight
@@ -172,6 +175,8 @@ class Lease:
         """Whether it may be held: from before it is asked for, as whoever asks may be cancelled before the answer."""
         self._sure = True
         """Whether what was asked for was answered; else it may arrive after what gives it back."""
+        self._seen: tuple[str, float] | None = None
+        """The token that another was last seen to hold it with, and when that was first seen."""
 
     def contend(self, find: Callable[[], Plan[Found]], *, anew: bool = False) -> Plan[Found | None]:
         """Take the lease, or find what its holder filled; None where the caller is to load.
@@ -184,7 +189,6 @@ class Lease:
         asked = float("-inf")
         until: float | None = None
         while True:
-            self._name = self._named()
             signal = self._flight.wait_on()
             self._fills.expect(self._name, signal)  # before asking: the holder may give it back right after
             try:
@@ -201,7 +205,8 @@ class Lease:
                     if time.monotonic() >= until:
                         return None
                 self._waits.add()
-                yield Wait(signal, HEARD_LOOK if self._fills.heard() else look)
+                if (yield Wait(signal, HEARD_LOOK if self._fills.heard() else look)):
+                    asked = float("-inf")  # whoever has it next is to know that it is awaited
                 look = min(look * 1.5, LAST_LOOK)
             finally:
                 self._flight.turn = None
@@ -212,13 +217,17 @@ class Lease:
                     return found
 
     def _is_held(self) -> Plan[bool]:
-        """Whether another has the lease, and lives; that of one who does not is given back."""
+        """Whether another has the lease, and is there; that of one who is gone is given back."""
         token = yield from self._store.holder(self._name)
-        if token is not None and self._fills.orphaned(token):
+        if token is None:
+            return False
+        if self._seen is None or self._seen[0] != token:
+            self._seen = token, self._fills.now()
+        if self._fills.orphaned(*self._seen):
             with suppress(LogUnavailable):
                 yield from self._store.give(self._name, token)  # of all who find that, one gets it next
             return False
-        return token is not None
+        return True
 
     def _take(self) -> Plan[bool]:
         self._claimed, self._sure = True, False

@@ -326,7 +326,7 @@ class RedisTier:
     def holder(self, name: str) -> Plan[str | None]:
         """Answer the token that has a lease."""
         reply = yield from self._call(("GET", self._lease_key(name)))
-        return reply.decode().removesuffix(scripts.AWAITED) if isinstance(reply, bytes) else None
+        return reply.decode("utf-8", "replace").removesuffix(scripts.AWAITED) if isinstance(reply, bytes) else None
 
     def lease(self, address: Address, token: str, ttl: float) -> Plan[bool]:
         """`take` the lease of an entry's load; no answer counts as having it."""
